@@ -1,0 +1,23 @@
+"""Settings of ``lavic demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavic.config import Settings, setting
+
+
+class DemoSettings(Settings):
+    """Stage 1 in miniature, from a drawn catalogue to a table and a picture sheet."""
+
+    output_dir: Path = setting(Path("demo"), "Folder for summary.json, report.html and everything behind them.")
+    items: int = setting(3000, "Items in the drawn catalogue.", ge=12, le=1_000_000)
+    steps: int = setting(250, "Optimizer steps of the distillation, and of its blind twin.", ge=1)
+    seed: int = setting(0, "Another seed draws another world.", ge=0, lt=2**32)
+    full: bool = setting(False, "More items and steps: slower, and nearer to what can be reached.")
+    workers: int = setting(2, "Processes that draw and decode pictures.", ge=0, le=256)
+    overwrite: bool = setting(
+        True,
+        "Replace an earlier demo in --output_dir; --no-overwrite refuses a folder that is not empty.",
+        saved=False,
+    )

@@ -1,0 +1,107 @@
+"""Validation of stage 1: token-weighted loss over a whole set, with and without EOS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from lavic.errors import NothingLeftError
+from lavic.metrics import TokenMean
+from lavic.model.losses import TargetLoss, target_loss
+from lavic.model.prefix_cache import PrefixCache
+from lavic.model.visual_tokens import FiveTokenModel
+from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
+from lavic.training.sampler import ordered_batches
+
+#: Fixed, so that an adapter validated again has the very loss that was recorded for it: the shape of a
+#: batch decides the last bits.
+VALIDATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ValidationLoss:
+    """Losses of a whole set, in nats per token.
+
+    ``loss`` counts EOS, which lavic teaches and chooses the best adapter by; ``loss_without_eos`` is
+    comparable with the published figures and is what the success criteria mean.
+    """
+
+    loss: float
+    perplexity: float
+    loss_without_eos: float
+    perplexity_without_eos: float
+    tokens: int
+    samples: int
+
+
+class LossSums:
+    """Adds up target losses over batches, in double precision."""
+
+    def __init__(self) -> None:
+        self.all, self.without_eos = TokenMean(), TokenMean()
+        self.samples = 0
+
+    def add(self, loss: TargetLoss, samples: int) -> None:
+        """Count one batch."""
+        nats = loss.nats.double()
+        words = nats[~loss.is_eos]
+        self.all.add(nats=float(nats.sum()), tokens=len(nats))
+        self.without_eos.add(nats=float(words.sum()), tokens=len(words))
+        self.samples += samples
+
+    def result(self, where: str) -> ValidationLoss:
+        """The means.
+
+        Raises:
+            NothingLeftError: nothing was counted.
+        """
+        if not self.without_eos.tokens:
+            raise NothingLeftError("no validation sample could be read", where=where)
+        return ValidationLoss(
+            loss=self.all.mean,
+            perplexity=self.all.perplexity,
+            loss_without_eos=self.without_eos.mean,
+            perplexity_without_eos=self.without_eos.perplexity,
+            tokens=self.all.tokens,
+            samples=self.samples,
+        )
+
+
+def batch_loss(model: FiveTokenModel, batch: MicroBatch, prefix: PrefixCache | None) -> TargetLoss:
+    """Loss of one micro-batch's target tokens, with gradient where it is enabled."""
+    assert batch.tokens is not None, "a micro-batch without samples has no loss"
+    device = model.llava.device
+    tokens = batch.tokens.to(device)
+    visual_tokens = model.visual_tokens(batch.views.to(device, non_blocking=True))
+    hidden = model.hidden_states(tokens, visual_tokens, prefix)
+    return target_loss(hidden, model.lm_head, tokens)
+
+
+@torch.no_grad()
+def validate(
+    model: FiveTokenModel,
+    dataset: MicroBatches,
+    *,
+    prefix: PrefixCache | None,
+    workers: int,
+    where: str,
+    on_failed: Callable[[tuple[tuple[int, str], ...]], None] = lambda _: None,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> ValidationLoss:
+    """Loss of every sample of a set; whoever calls switches dropout off."""
+    sums = LossSums()
+    batches = ordered_batches([len(sample.sequence.input_ids) for sample in dataset.samples], VALIDATION_BATCH)
+    for batch in micro_batches(dataset, batches, workers=workers):
+        on_failed(batch.failed)
+        if batch.tokens is not None:
+            sums.add(batch_loss(model, batch, prefix), len(batch.indices))
+        on_batch(len(batch.indices) + len(batch.failed))
+    return sums.result(where)
+
+
+def names_of(dataset: MicroBatches, indices: Rows[int]) -> tuple[str, ...]:
+    """Picture names of some samples."""
+    return tuple(dataset.samples[index].name for index in indices)

@@ -1,0 +1,93 @@
+"""(title, picture, description) becomes a sample of stage 1, or a line in ``skipped.jsonl``."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from lavic.errors import InputError, NothingLeftError
+from lavic.files import safe_join
+from lavic.formats import ItemImage, SkipLog
+from lavic.model.sequences import SequenceBuilder
+from lavic.training.loaders import Sample
+
+
+def collect_samples(
+    images: Iterable[ItemImage],
+    images_dir: Path,
+    builder: SequenceBuilder,
+    skipped: SkipLog,
+    *,
+    max_length: int,
+    max_samples: int | None = None,
+) -> list[Sample]:
+    """Samples in file order; pictures are looked for, not yet decoded.
+
+    Args:
+        images: described pictures, as read from the metadata.
+        max_length: longest prompt + description in tokens; longer ones are left out, never cut.
+        max_samples: stop after this many whose picture is there.
+    """
+    samples: list[Sample] = []
+    for image in images:
+        if max_samples is not None and len(samples) >= max_samples:
+            break
+        path, problem = _picture(images_dir, image.image_name)
+        if problem or path is None:
+            skipped.add(file=path or images_dir, where=image.where, key=image.image_name, reason=problem)
+            continue
+        sequence = builder.distill(image.title, image.description)
+        if len(sequence.input_ids) > max_length:
+            skipped.note(f"descriptions too long for --max-length {max_length}")
+            skipped.add(
+                file=path,
+                where=image.where,
+                key=image.image_name,
+                reason=f"{len(sequence.input_ids)} tokens, more than --max-length {max_length}",
+            )
+            continue
+        samples.append(Sample(image.image_name, path, sequence, image.where))
+    return samples
+
+
+def _picture(folder: Path, name: str) -> tuple[Path | None, str]:
+    """Where a picture lies, or why it cannot be used; decoding comes later, in the workers."""
+    try:
+        path = safe_join(folder, name)
+    except InputError as error:
+        return None, error.problem
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path, "the link leads nowhere" if path.is_symlink() else "there is no such picture"
+    except OSError as error:
+        return path, f"cannot be read ({error.strerror})"
+    if not stat.S_ISREG(found.st_mode):
+        return path, "is a folder" if stat.S_ISDIR(found.st_mode) else "is not an ordinary file"
+    if found.st_size == 0:
+        return path, "the file is empty (0 bytes)"
+    return path, ""
+
+
+def require_samples(samples: list[Sample], path: Path, images_dir: Path, skipped: SkipLog) -> None:
+    """Stop if nothing is left to work on.
+
+    Raises:
+        NothingLeftError: with the most frequent reason.
+    """
+    if samples:
+        return
+    if not images_dir.is_dir():
+        raise NothingLeftError(
+            "the folder with the pictures does not exist" if not images_dir.exists() else "is not a folder",
+            where=str(images_dir),
+            remedy="Check --train_images_dir and --val_images_dir.",
+        )
+    frequent = skipped.by_reason.most_common(1)
+    because = f"; most frequent reason, {frequent[0][1]} times: {frequent[0][0]}" if frequent else ""
+    raise NothingLeftError(
+        f"no sample is left{because}",
+        where=str(path),
+        remedy="skipped.jsonl in the output folder lists them all.",
+    )

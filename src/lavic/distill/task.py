@@ -1,0 +1,210 @@
+"""Stage 1 as a task of the training loop: its steps, its validation, what it writes."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from peft import PeftModel
+from torch import Tensor, nn
+
+from lavic.console import Console, Progress
+from lavic.distill.card import CardFacts, model_card
+from lavic.distill.criteria import write_val_metrics
+from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, validate
+from lavic.formats import SkipLog
+from lavic.model.adapters import LoraSettings, save_adapter, set_lora_dropout
+from lavic.model.prefix_cache import PrefixCache
+from lavic.model.visual_tokens import FiveTokenModel
+from lavic.training.checkpoints import RunState, save_checkpoint
+from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
+from lavic.training.loop import MicroStep, StepReport
+from lavic.training.run_log import RunLog
+from lavic.training.sampler import epoch_batches, steps_per_epoch
+
+ADAPTER_FOLDER = "vision_lora_adapter_best"
+
+
+@dataclass(frozen=True)
+class DistillMicroStep:
+    """A micro-batch with the model that it goes through."""
+
+    task: DistillTask
+    batch: MicroBatch
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Picture names of its samples."""
+        return names_of(self.task.train, self.batch.indices)
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens, EOS included."""
+        return sum(self.task.train.samples[index].sequence.target_tokens for index in self.batch.indices)
+
+    def nats(self) -> Tensor:
+        """Their summed loss, with gradient to the LoRA weights."""
+        with self.task.fabric.autocast():
+            return batch_loss(self.task.model, self.batch, self.task.prefix).total
+
+
+@dataclass
+class DistillTask:
+    """See ``lavic.training.loop.Task``.
+
+    Attributes:
+        train, valid: the two sets; micro-batches are made from them in worker processes.
+        results: last validation by step.
+        best: validation of the adapter that is saved.
+    """
+
+    fabric: Fabric
+    model: FiveTokenModel
+    wrapped: PeftModel
+    lora: LoraSettings
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    train: MicroBatches
+    valid: MicroBatches
+    prefix: PrefixCache | None
+    batch_size: int
+    accumulation: int
+    seed: int
+    workers: int
+    output_dir: Path
+    base_name: str
+    skipped: SkipLog
+    log: RunLog
+    console: Console
+    bar: Progress
+    last: ValidationLoss | None = None
+    best: ValidationLoss | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch; the last takes what is left."""
+        return steps_per_epoch(len(self.train.samples), self.batch_size, self.accumulation)
+
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def steps(self, epoch: int, first: int) -> Iterator[list[MicroStep]]:
+        """The optimizer steps of an epoch from number ``first`` on."""
+        lengths = [len(sample.sequence.input_ids) for sample in self.train.samples]
+        batches = epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=epoch)
+        group: list[MicroStep] = []
+        remaining = batches[first * self.accumulation :]
+        set_lora_dropout(self.wrapped, True)
+        for number, batch in enumerate(micro_batches(self.train, remaining, workers=self.workers), start=1):
+            self._list_failed(self.train, batch)
+            group.append(DistillMicroStep(self, batch))
+            if len(group) == self.accumulation or number == len(remaining):
+                yield group
+                group = []
+
+    def step_done(self, report: StepReport) -> None:
+        """Log a step and move the bar."""
+        rate = report.samples / max(report.seconds, 1e-9)
+        self.log.step(
+            report.step,
+            train_loss=report.train_loss,
+            lr=report.lr,
+            epoch=round(report.epoch, 4),
+            tokens=report.tokens,
+            gradient_norm=report.gradient_norm,
+            samples_per_s=round(rate, 2),
+            memory_gb=peak_memory_gb(),
+        )
+        self.bar.advance(
+            1,
+            loss=f"{report.train_loss:.3f}",
+            ppl=f"{math.exp(min(report.train_loss, 20)):.2f}",
+            samples_per_s=f"{rate:.1f}",
+            memory=f"{peak_memory_gb():.1f} GB",
+        )
+
+    def _list_failed(self, dataset: MicroBatches, batch: MicroBatch) -> None:
+        for index, reason in batch.failed:
+            sample = dataset.samples[index]
+            self.skipped.add(file=sample.path, where=sample.where, key=sample.name, reason=reason)
+
+    # -- validation ----------------------------------------------------------------------------------------
+
+    def validate(self, step: int) -> float:
+        """Validation loss with EOS, which the best adapter is chosen by."""
+        started = time.monotonic()
+        self.last = self.measure()
+        self.log.validation(
+            step,
+            val_loss=self.last.loss_without_eos,
+            val_perplexity=self.last.perplexity_without_eos,
+            val_loss_with_eos=self.last.loss,
+            val_perplexity_with_eos=self.last.perplexity,
+            samples=self.last.samples,
+            seconds=round(time.monotonic() - started, 2),
+        )
+        self.console.info(
+            f"Step {step}: val_loss={self.last.loss_without_eos:.4f} "
+            f"val_perplexity={self.last.perplexity_without_eos:.4f} (without EOS), "
+            f"{self.last.loss:.4f} and {self.last.perplexity:.4f} with EOS, {self.last.samples} samples"
+        )
+        return self.last.loss
+
+    def measure(self) -> ValidationLoss:
+        """Loss of the validation set with the current weights, dropout off."""
+        set_lora_dropout(self.wrapped, False)
+        with self.fabric.autocast():
+            result = validate(
+                self.model,
+                self.valid,
+                prefix=self.prefix,
+                workers=self.workers,
+                where=str(self.output_dir),
+                on_failed=lambda failed: self._list_failed(self.valid, MicroBatch((), None, torch.empty(0), failed)),
+            )
+        set_lora_dropout(self.wrapped, True)
+        return result
+
+    def keep_best(self, step: int) -> None:
+        """Save the adapter, its configuration and its card."""
+        assert self.last is not None, "the best is chosen by a validation"
+        self.best = self.last
+        card = model_card(
+            CardFacts(
+                base_name=self.base_name,
+                lora=self.lora,
+                train_samples=len(self.train.samples),
+                step=step,
+                trainable_parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+                views=self.model.views,
+                result=self.last,
+            )
+        )
+        save_adapter(self.wrapped, self.output_dir / ADAPTER_FOLDER, base_name=self.base_name, card=card)
+        self.console.info("Best LoRA adapter saved.")
+
+    def epoch_done(self, epoch: int) -> None:
+        """Record the epoch's validation."""
+        assert self.last is not None, "an epoch ends with a validation"
+        write_val_metrics(self.output_dir, epoch + 1, self.last)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, state: RunState) -> None:
+        """Write the one checkpoint file; the event row comes first, so that a whole checkpoint has all its rows."""
+        self.log.checkpoint(state.step, path="checkpoint.safetensors", finished=state.finished)
+        state.event_rows = self.log.rows
+        state.best_result = None if self.best is None else asdict(self.best)
+        save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)
+
+
+def peak_memory_gb() -> float:
+    """Most memory used so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)

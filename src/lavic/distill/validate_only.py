@@ -1,0 +1,57 @@
+"""``lavic distill --validate_only``: the loss of an adapter, or of the bare model; writes nothing."""
+
+from __future__ import annotations
+
+from lavic.console import Console, Outcome
+from lavic.distill.config import DistillSettings
+from lavic.distill.evaluation import validate
+from lavic.distill.setup import base_name, collect_data, load_model, make_dataset, make_prefix
+from lavic.formats import SkipLog
+from lavic.model.adapters import load_vision_adapter, read_lora_settings, set_lora_dropout
+from lavic.model.visual_tokens import FiveTokenModel
+from lavic.training.devices import choose_device, choose_precision, make_fabric
+
+
+def run_validation(settings: DistillSettings, console: Console) -> Outcome:
+    """The loss of an adapter, or of the bare model, on the validation set; writes nothing."""
+    if settings.adapter is not None:
+        read_lora_settings(settings.adapter)  # a wrong folder is told before the model is loaded
+    device = choose_device(settings.device)
+    base = load_model(settings, console)
+    skipped = SkipLog()
+    data = collect_data(settings, base, skipped, train=False)
+    if settings.adapter is not None:
+        wrapped = load_vision_adapter(base.model, settings.adapter)
+        wrapped.to(device)
+        set_lora_dropout(wrapped, False)
+    fabric = make_fabric(device, choose_precision(settings.precision, device))
+    model = FiveTokenModel(base)
+    dataset = make_dataset(data.valid, data.builder, base)
+
+    def list_failed(failed: tuple[tuple[int, str], ...]) -> None:
+        for index, reason in failed:
+            sample = dataset.samples[index]
+            skipped.add(file=sample.path, where=sample.where, key=sample.name, reason=reason)
+
+    with console.progress("Validating", len(data.valid)) as bar, fabric.autocast():
+        result = validate(
+            model,
+            dataset,
+            prefix=make_prefix(model, data),
+            workers=settings.num_workers,
+            where=str(settings.val_data),
+            on_failed=list_failed,
+            on_batch=bar.advance,
+        )
+    summary = {
+        "model": base_name(settings.model),
+        "adapter": str(settings.adapter) if settings.adapter else "none",
+        "val_loss": result.loss_without_eos,
+        "val_perplexity": result.perplexity_without_eos,
+        "val_loss_with_eos": result.loss,
+        "val_perplexity_with_eos": result.perplexity,
+        "samples": result.samples,
+        "tokens": result.tokens,
+        **skipped.summary(),
+    }
+    return Outcome(summary=summary)

@@ -1,0 +1,314 @@
+"""The public data set as Item, ItemImage, Conversation: streamed reading, checks, byte-compatible writing.
+
+A file that cannot be used at all is an InputError; a row that cannot is listed in the SkipLog and left out.
+What is written again unchanged has the same bytes: ``raw`` keeps unknown keys and the order of all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lavic.files import atomic_path, json_line
+from lavic.json_stream import stream_members
+from lavic.rows import (
+    CANDIDATES_PREFIX,
+    REPEATED_KEY,
+    ConversationRow,
+    TrainRow,
+    ValidRow,
+    check_row,
+    conversation_problem,
+    json_kind,
+    name_problem,
+    read_rows,
+    surrogate_problem,
+    text_problem,
+    valid_problem,
+)
+from lavic.skipped import SkipLog
+
+__all__ = [
+    "DESCRIPTIONS_KEY",
+    "DESCRIPTION_KEY",
+    "NO_TITLE",
+    "Conversation",
+    "Item",
+    "ItemImage",
+    "SkipLog",
+    "item_id_of",
+    "read_conversations",
+    "read_train_items",
+    "read_train_metadata",
+    "read_valid_metadata",
+    "write_conversations",
+    "write_train_metadata",
+    "write_valid_metadata",
+]
+
+NO_TITLE = "No Title"
+NO_TITLE_NOTE = "titles missing, taken as 'No Title'"
+DESCRIPTIONS_KEY = "image_descriptions_llava_cleaned"  # of an item in the training file
+DESCRIPTION_KEY = "image_description_llava_cleaned"  # of a row in the validation file
+
+_IMAGE_NAME = re.compile(r"(?P<item_id>.+)_[0-9]+\.[A-Za-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An entry of the catalogue.
+
+    Attributes:
+        image_urls: entry i belongs to the file ``ID_i.jpg``; "" where the entry has no address.
+        descriptions: image_name -> image_description, those that can be trained on.
+        where: "file, item ID".
+        raw: the row as read.
+    """
+
+    item_id: str
+    title: str
+    image_urls: tuple[str, ...] = ()
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
+    raw: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class ItemImage:
+    """One picture with its description, which makes one sample of stage 1.
+
+    Attributes:
+        where: "file, line N" or "file, item ID".
+        raw: the row as read, of a validation file; None where the training file holds the whole item.
+    """
+
+    item_id: str
+    image_name: str
+    title: str
+    description: str
+    where: str = ""
+    image_url: str = ""
+    raw: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue, the items that answered it, and lists to choose from.
+
+    Attributes:
+        gt_items: as published, so IDs may repeat; ``ground_truth`` is the set of them.
+        candidates: "st", "gpt_large" -> IDs in order.
+        answer: the raw text of the answering comment (``gt``).
+        where: "file, line N".
+        raw: the row as read.
+    """
+
+    context: str
+    gt_items: tuple[str, ...]
+    candidates: Mapping[str, tuple[str, ...]]
+    context_items: tuple[str, ...] = ()
+    answer: str = ""
+    where: str = ""
+    raw: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ground_truth(self) -> frozenset[str]:
+        """The right IDs."""
+        return frozenset(self.gt_items)
+
+
+def read_train_items(path: Path, skipped: SkipLog) -> Iterator[Item]:
+    """The items of a training file (one JSON object, plain or zipped), in file order, one at a time.
+
+    Raises:
+        InputError: the file as a whole cannot be used; items before the place of trouble have been given.
+    """
+    seen: set[str] = set()
+    for member in stream_members(path):
+        item_id, place = member.key, f"item {member.key}"
+        for key in member.repeated:
+            skipped.add(file=path, where=place, key=key, reason=REPEATED_KEY)
+        reason = name_problem(item_id)
+        if not reason and item_id in seen:
+            reason = "the item stands twice; the first is kept"
+        if not reason and not isinstance(member.value, dict):
+            reason = f"the item is {json_kind(member.value)}, not an object"
+        if reason:
+            skipped.add(file=path, where=place, reason=reason)
+            continue
+        seen.add(item_id)
+        row, key, reason = check_row(TrainRow, member.value)
+        if row is None:
+            skipped.add(file=path, where=place, key=key, reason=reason)
+            continue
+        title = _title(row.title, skipped)
+        if surrogate_problem(title):
+            skipped.add(file=path, where=place, key="title", reason=surrogate_problem(title))
+            continue
+        yield Item(
+            item_id=item_id,
+            title=title,
+            image_urls=tuple(_image_url(entry) for entry in row.images or ()),
+            descriptions=dict(_descriptions(row, path, place, skipped)),
+            where=f"{path}, {place}",
+            raw=member.value,
+        )
+
+
+def _title(title: str | None, skipped: SkipLog) -> str:
+    if title is None or not title.strip():
+        skipped.note(NO_TITLE_NOTE)
+        return NO_TITLE
+    return title
+
+
+def _image_url(entry: object) -> str:
+    """The address in an entry of ``images``: the large picture, or the larger one that some entries have."""
+    if isinstance(entry, dict):
+        entry = entry.get("large") or entry.get("hi_res")
+    return entry if isinstance(entry, str) else ""
+
+
+def _descriptions(row: TrainRow, path: Path, place: str, skipped: SkipLog) -> Iterator[tuple[str, str]]:
+    for image_name, text in (row.image_descriptions_llava_cleaned or {}).items():
+        reason = name_problem(image_name) or text_problem(text)
+        if reason:
+            skipped.add(file=path, where=place, key=image_name, reason=reason)
+        else:
+            yield image_name, text
+
+
+def read_train_metadata(path: Path, skipped: SkipLog) -> Iterator[ItemImage]:
+    """The described pictures of a training file, in file order; see ``read_train_items``."""
+    for item in read_train_items(path, skipped):
+        if not item.raw or not item.raw.get(DESCRIPTIONS_KEY):
+            reason = "the item has no image descriptions"
+            skipped.add(file=path, where=f"item {item.item_id}", key=DESCRIPTIONS_KEY, reason=reason)
+        for image_name, description in item.descriptions.items():
+            yield ItemImage(item.item_id, image_name, item.title, description, item.where)
+
+
+def item_id_of(image_name: str) -> str:
+    """``B000000000`` of ``B000000000_3.jpg``; of a name built otherwise, what stands before its ending."""
+    match = _IMAGE_NAME.fullmatch(image_name)
+    return match["item_id"] if match else Path(image_name).stem
+
+
+def read_valid_metadata(path: Path, skipped: SkipLog) -> Iterator[ItemImage]:
+    """The described pictures of a validation file (JSONL, plain or zipped), in file order.
+
+    Raises:
+        InputError: the file cannot be opened or is empty; a bad line is only listed.
+    """
+    for number, value in read_rows(path, skipped):
+        place = f"line {number}"
+        row, key, reason = check_row(ValidRow, value)
+        if row is not None:
+            key, reason = valid_problem(row)
+        if row is None or reason:
+            skipped.add(file=path, where=place, key=key, reason=reason)
+            continue
+        yield ItemImage(
+            item_id=item_id_of(row.image_name),
+            image_name=row.image_name,
+            title=_title(row.title, skipped),
+            description=row.image_description_llava_cleaned,
+            where=f"{path}, {place}",
+            image_url=row.image or "",
+            raw=value,
+        )
+
+
+def read_conversations(path: Path, skipped: SkipLog) -> Iterator[Conversation]:
+    """The conversations of a file (JSONL, plain or zipped), in file order.
+
+    Raises:
+        InputError: the file cannot be opened or is empty; a bad line is only listed.
+    """
+    for number, value in read_rows(path, skipped):
+        place = f"line {number}"
+        row, key, reason = check_row(ConversationRow, value)
+        if row is not None:
+            key, reason = conversation_problem(row, value)
+        if row is None or reason:
+            skipped.add(file=path, where=place, key=key, reason=reason)
+            continue
+        yield Conversation(
+            context=row.context,
+            gt_items=tuple(row.gt_items),
+            candidates={
+                key.removeprefix(CANDIDATES_PREFIX): tuple(ids)
+                for key, ids in value.items()
+                if key.startswith(CANDIDATES_PREFIX)
+            },
+            context_items=tuple(row.context_items),
+            answer=row.gt,
+            where=f"{path}, {place}",
+            raw=value,
+        )
+
+
+def write_train_metadata(path: Path, items: Iterable[Item], *, ascii_only: bool = False) -> None:
+    """Write a training file item by item: one object on one line, spaced as ``json.dump`` does.
+
+    An item that was read keeps its keys; its descriptions are taken from ``item.descriptions`` where they
+    differ. ``ascii_only`` escapes everything beyond ASCII, as the conversation files do.
+    """
+    with atomic_path(path) as part, part.open("wb") as stream:
+        before = b"{"
+        for item in items:
+            # json_line of a one-member object, without its braces and line end, is the member.
+            stream.write(before + json_line({item.item_id: _train_row(item)}, ascii_only=ascii_only)[1:-2])
+            before = b", "
+        stream.write(b"{}" if before == b"{" else b"}")
+
+
+def _train_row(item: Item) -> dict[str, Any]:
+    if item.raw is None:
+        return {
+            "title": item.title,
+            "categories": [],
+            "features": [],
+            "description": [],
+            "images": [{"large": url} for url in item.image_urls],
+            DESCRIPTIONS_KEY: dict(item.descriptions),
+        }
+    row = dict(item.raw)
+    if item.descriptions:
+        row[DESCRIPTIONS_KEY] = {**(row.get(DESCRIPTIONS_KEY) or {}), **item.descriptions}
+    return row
+
+
+def write_valid_metadata(path: Path, rows: Iterable[ItemImage]) -> None:
+    """Write a validation file: UTF-8, not escaped; a row that was read keeps its keys."""
+    with atomic_path(path) as part, part.open("wb") as stream:
+        for image in rows:
+            row = dict(image.raw) if image.raw is not None else _new_valid_row(image)
+            row[DESCRIPTION_KEY] = image.description
+            stream.write(json_line(row))
+
+
+def _new_valid_row(image: ItemImage) -> dict[str, Any]:
+    return {"title": image.title, "image_name": image.image_name, "image": image.image_url}
+
+
+def write_conversations(path: Path, conversations: Iterable[Conversation]) -> None:
+    """Write a conversation file: ASCII, the rest escaped; a row that was read keeps its keys."""
+    with atomic_path(path) as part, part.open("wb") as stream:
+        for conversation in conversations:
+            row = dict(conversation.raw) if conversation.raw is not None else _new_conversation(conversation)
+            for name, ids in conversation.candidates.items():
+                row[CANDIDATES_PREFIX + name] = list(ids)
+            stream.write(json_line(row, ascii_only=True))
+
+
+def _new_conversation(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "context": conversation.context,
+        "context_items": list(conversation.context_items),
+        "gt": conversation.answer,
+        "gt_items": list(conversation.gt_items),
+    }

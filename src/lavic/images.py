@@ -1,0 +1,198 @@
+"""Untrusted bytes -> RGB image, or the reason why not.
+
+A picture either comes out whole, upright and opaque, or it is an ImageError; nothing is repaired or replaced.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from lavic.errors import ImageError, InputError
+from lavic.files import open_regular
+
+
+class ImageLimits(NamedTuple):
+    """How large a picture may be.
+
+    Attributes:
+        max_bytes: of the file. Product pictures have some 100 KB; 64 MiB also take an uncompressed TIFF.
+        max_pixels: width times height, looked at before anything is decoded. 64 million pixels are 192 MB
+            once decoded; PIL itself would only warn at 89 million and refuse at 179 million.
+    """
+
+    max_bytes: int
+    max_pixels: int
+
+
+IMAGE_LIMITS = ImageLimits(max_bytes=64 * 2**20, max_pixels=64_000_000)
+
+# What shops deliver and browsers show. PIL knows dozens more; EPS, for one, starts another program.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+_ORIENTATION = 0x0112  # the tag's number in EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(
+    path: Path, *, max_bytes: int = IMAGE_LIMITS.max_bytes, max_pixels: int = IMAGE_LIMITS.max_pixels
+) -> Image.Image:
+    """Read and fully decode a picture file; a pipe or a device in its place cannot hang the reader.
+
+    Returns:
+        Mode RGB, upright, transparent parts on white, the first frame of an animation.
+
+    Raises:
+        ImageError: ``problem`` is a short reason, fit for ``skipped.jsonl``.
+    """
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            # One byte more than allowed: the file may grow while it is read.
+            data = stream.read(max_bytes + 1) if size <= max_bytes else b""
+    except InputError as error:
+        raise ImageError(error.problem, where=str(path)) from error
+    except OSError as error:
+        raise ImageError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
+    if max(size, len(data)) > max_bytes:
+        raise ImageError(f"the file is larger than {max_bytes:,} bytes", where=str(path))
+    try:
+        return decode_image(data, max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(error.problem, where=str(path)) from error
+
+
+def decode_image(data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels) -> Image.Image:
+    """Fully decode a picture's bytes, as ``read_image`` does a file's.
+
+    Raises:
+        ImageError: ``problem`` is a short reason.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with _without_pil_warnings(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(_too_many_pixels(max_pixels))
+            image.load()
+            return _to_rgb(_upright(_true_inks(image)))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(_too_many_pixels(max_pixels)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(_what_else(data)) from error
+    except MemoryError as error:
+        raise ImageError("the image needs more memory than there is") from error
+    except Exception as error:
+        # A border: decoders raise whatever they meet (OSError, SyntaxError, struct.error, KeyError, ...).
+        cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+        raise ImageError("the image is cut off" if cut else "the image is damaged") from error
+
+
+def _too_many_pixels(max_pixels: int) -> str:
+    return f"the image has more than {max_pixels:,} pixels"
+
+
+def _what_else(data: bytes) -> str:
+    head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        # What shops answer where a picture is gone, under the name of a picture.
+        return "the file is an HTML page, not an image"
+    accepts = [Image.OPEN[name][1] for name in _formats()]
+    if any(accept is not None and accept(data[:16]) is True for accept in accepts):
+        return "the image is damaged"  # it begins like one; some decoders give up on the rest without a word
+    return "the file is not an image of a known kind"
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this build of PIL can open; AVIF came with 11.3."""
+    Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_saved: warnings.catch_warnings[None] | None = None
+
+
+@contextmanager
+def _without_pil_warnings() -> Iterator[None]:
+    """Silence PIL's own warnings (broken EXIF, malformed APNG): what matters to us, we raise.
+
+    The filters are the process's, so decoding threads share one change: the first in makes it, the last out
+    takes it back. It names PIL only; a warning from elsewhere is heard meanwhile.
+    """
+    global _quiet_depth, _quiet_saved
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_saved = warnings.catch_warnings()
+            _quiet_saved.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0 and _quiet_saved is not None:
+                _quiet_saved.__exit__(None, None, None)
+                _quiet_saved = None
+
+
+def _true_inks(image: Image.Image) -> Image.Image:
+    """PIL takes every CMYK JPEG for Adobe's, which are stored inverted; those without its mark are not."""
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        return ImageChops.invert(image)
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:
+        return image  # unreadable EXIF says nothing about the pixels
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    image = image.convert("RGB")
+    image.info.clear()  # or a later reader would turn it a second time
+    return image
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey; PIL's own conversion cuts everything above 255 to white."""
+    values = np.asarray(image)
+    # Older PILs open 16-bit PNGs as 32-bit integers. Beyond 16 bits, white has no fixed value.
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ImageError("the image has 32-bit pixel values")
+    # 65535 / 255 = 257
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))

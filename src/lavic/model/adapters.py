@@ -1,0 +1,255 @@
+"""LoRA on the vision side: which modules, attaching, saving, loading from any key layout, merging."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lavic.errors import AdapterError
+from lavic.files import write_atomic
+from lavic.model.load import public_name
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+VISION_PARTS = ("vision_tower", "multi_modal_projector")
+#: What PEFT 0.6 (2023) knew already; older versions refuse a file with keys that came later.
+_CONFIG_KEYS = (
+    "alpha_pattern",
+    "auto_mapping",
+    "bias",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+)
+_NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Rank, scale and dropout; the published values are the defaults."""
+
+    r: int = 8
+    alpha: int = 32
+    dropout: float = 0.1
+
+
+def vision_linears(model: PreTrainedModel) -> list[str]:
+    """Names of every ``nn.Linear`` of vision tower and projector (146 in the 7B)."""
+    names = []
+    for part in VISION_PARTS:
+        root = model.get_submodule(f"model.{part}")
+        linears = [name for name, module in root.named_modules() if isinstance(module, nn.Linear)]
+        names += [f"model.{part}.{name}" for name in linears]
+    return names
+
+
+def target_pattern(names: Iterable[str]) -> str:
+    """A pattern for PEFT that matches these modules in transformers of any age, and nothing elsewhere."""
+    leaves: dict[str, set[str]] = {part: set() for part in VISION_PARTS}
+    for name in names:
+        for part in VISION_PARTS:
+            if f"{part}." in name:
+                leaves[part].add(name.rsplit(".", 1)[1])
+    parts = {part: "|".join(sorted(found)) for part, found in leaves.items() if found}
+    return "|".join(rf".*\b{part}\.(?:.*\.)?(?:{found})" for part, found in parts.items())
+
+
+def attach_vision_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0) -> PeftModel:
+    """Add LoRA (fp32, start values from the seed) to every linear layer of the vision side.
+
+    ``model`` is changed in place and is the returned model's base; everything else stays frozen. All is left
+    in evaluation mode: ``set_lora_dropout`` switches on what training needs.
+    """
+    names = vision_linears(model)
+    pattern = target_pattern(names)
+    matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
+    assert sorted(matched) == sorted(names), "the pattern matches exactly the vision side's linear layers"
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=pattern,
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 asks for an attribute that transformers 5.23 calls by a new name.
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)  # fp32 on a bf16 or fp16 base
+    return wrapped.eval()
+
+
+def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters by name, in a fixed order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def set_lora_dropout(model: nn.Module, active: bool) -> None:
+    """Switch only the dropout in front of LoRA; ``train()`` would switch the frozen parts too."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout.train(active)
+
+
+def trainable_by_part(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters of vision tower, projector and language model."""
+    counts = dict.fromkeys((*VISION_PARTS, "language_model", "lm_head"), 0)
+    for name, parameter in model.named_parameters():
+        part = next((part for part in counts if f".{part}." in f".{name}."), None)
+        if parameter.requires_grad and part:
+            counts[part] += parameter.numel()
+    return counts
+
+
+# -- saving --------------------------------------------------------------------------------------------------
+
+
+def adapter_bytes(model: PeftModel) -> bytes:
+    """The adapter's tensors as a safetensors file, under the keys that stock PEFT reads."""
+    state = sorted(get_peft_model_state_dict(model).items())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state}
+    return save(tensors, metadata={"format": "pt"})
+
+
+def adapter_config(model: PeftModel, base_name: str) -> str:
+    """``adapter_config.json``; names the base as the user did, never as a path of this machine."""
+    full = model.peft_config["default"].to_dict()
+    config = {key: full[key] for key in _CONFIG_KEYS}
+    config.update(base_model_name_or_path=public_name(base_name), inference_mode=True, task_type=None)
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def save_adapter(model: PeftModel, folder: Path, *, base_name: str, card: str) -> None:
+    """Write weights, configuration and model card, each file whole or not at all; the weights come last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / CONFIG_FILE, adapter_config(model, base_name))
+    write_atomic(folder / "README.md", card)
+    write_atomic(folder / WEIGHTS_FILE, adapter_bytes(model))
+
+
+def fingerprint(folder: Path) -> str:
+    """First 8 hex digits of the weights' SHA-256."""
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:8]
+
+
+# -- loading -------------------------------------------------------------------------------------------------
+
+
+def canonical_key(key: str) -> str:
+    """One name for a tensor under any of the three key layouts.
+
+    ``base_model.model.vision_tower.vision_model.X`` (transformers before 4.52),
+    ``base_model.model.model.vision_tower.vision_model.X`` (4.52 on) and
+    ``base_model.model.model.vision_tower.X`` (5.x) all become ``vision_tower.X``.
+    """
+    key = re.sub(r"^(base_model\.)?(model\.)*", "", key)
+    key = key.replace("vision_tower.vision_model.", "vision_tower.")
+    return re.sub(r"\.(lora_[AB])\.default\.", r".\1.", key)
+
+
+def read_lora_settings(folder: Path) -> LoraSettings:
+    """Rank, scale and dropout of a saved adapter.
+
+    Raises:
+        AdapterError: the folder is no LoRA adapter, or of a kind that lavic cannot place.
+    """
+    path = folder / CONFIG_FILE
+    if not folder.is_dir() or not path.exists():
+        raise AdapterError(f"no adapter here ({CONFIG_FILE} is missing)", where=str(folder))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind, rank, alpha = config["peft_type"], config["r"], config["lora_alpha"]
+        dropout = config.get("lora_dropout") or 0.0
+        if not (rank == int(rank) > 0 and alpha == int(alpha) and 0 <= dropout < 1):
+            raise ValueError(f"r {rank!r}, lora_alpha {alpha!r}, lora_dropout {dropout!r}")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise AdapterError(f"is not the configuration of an adapter ({error!r})", where=str(path)) from None
+    odd = [name for name in _NOT_PLAIN if config.get(name)]
+    if kind != "LORA" or odd:
+        raise AdapterError(
+            f"the adapter is of the kind {kind} {' '.join(odd)}".rstrip(),
+            where=str(path),
+            remedy="lavic reads plain LoRA.",
+        )
+    return LoraSettings(int(rank), int(alpha), float(dropout))
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.exists():
+        pickled = (folder / "adapter_model.bin").exists()
+        raise AdapterError(
+            "the weights are pickled (adapter_model.bin)" if pickled else f"{WEIGHTS_FILE} is missing",
+            where=str(folder),
+            remedy="lavic loads safetensors only.",
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(
+            f"is damaged ({error})", where=str(path), remedy="It looks half-copied: copy it again."
+        ) from None
+
+
+def load_vision_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Attach LoRA as the adapter was trained and fill it, whatever layout its keys have.
+
+    Raises:
+        AdapterError: not an adapter, damaged, a tensor without a place, a LoRA module left unfilled,
+            or another shape (an adapter of another model).
+    """
+    settings, weights = read_lora_settings(folder), _read_weights(folder)
+    wrapped = attach_vision_lora(model, settings)
+    fill_adapter(wrapped, weights, where=str(folder))
+    return wrapped
+
+
+def fill_adapter(model: PeftModel, weights: dict[str, Tensor], *, where: str) -> None:
+    """Copy every tensor to its place; raises as ``load_vision_adapter`` does, and changes nothing then."""
+    places = {canonical_key(name): place for name, place in model.named_parameters() if "lora_" in name}
+    given = {canonical_key(key): tensor for key, tensor in weights.items()}
+    homeless = sorted(given.keys() - places.keys())
+    unfilled = sorted(places.keys() - given.keys())
+    reshaped = sorted(key for key in given.keys() & places.keys() if given[key].shape != places[key].shape)
+    if homeless or unfilled or reshaped or len(given) != len(weights):
+        example = (reshaped or homeless or unfilled or ["a key that stands twice"])[0]
+        raise AdapterError(
+            f"the adapter is of another model: {len(homeless)} tensors have no place, {len(unfilled)} LoRA "
+            f"tensors stay unfilled, {len(reshaped)} have another shape (for example {example})",
+            where=where,
+            remedy="Give the model that the adapter was trained on.",
+        )
+    with torch.no_grad():
+        for key, parameter in places.items():
+            parameter.copy_(given[key].to(parameter.dtype))
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """The plain model with LoRA added into its weights (the sum is taken in fp32)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        merged: PreTrainedModel = model.merge_and_unload()
+    return merged

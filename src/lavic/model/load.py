@@ -1,0 +1,274 @@
+"""Load a LLaVA checkpoint by folder or hub name: safetensors only, every tensor placed, no remote code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from lavic.errors import ModelError
+from lavic.model.families import Family, family_of
+
+#: ``--model tiny``: the small checkpoint that comes with the package.
+TINY = "tiny"
+TINY_FOLDER = Path(__file__).parent.parent / "toyshop" / "assets" / "tiny-llava-next"
+
+#: Characters of a library's message that are passed on; some list every model there is.
+MAX_REASON = 240
+
+_CLASSES = {"llava_next": LlavaNextForConditionalGeneration, "llava": LlavaForConditionalGeneration}
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
+_JSON_FILES = (
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+# Buffers that old checkpoints carry and that current classes compute themselves.
+_COMPUTED = ("position_ids", "rotary_emb.inv_freq")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded checkpoint, frozen and in evaluation mode.
+
+    Attributes:
+        name: hub name, ``tiny``, or a folder's last part: safe to write into results.
+        source: folder or hub name that it was loaded from.
+        view_size: side of a view in pixels.
+        pixel_mean, pixel_std: per channel, for pixels from 0 to 1.
+    """
+
+    name: str
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    view_size: int
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+
+
+def resolve_source(name: str) -> str:
+    """``tiny`` to its folder, ``~`` to the home folder; anything else as it is."""
+    if name == TINY:
+        return str(TINY_FOLDER)
+    return str(Path.home() / name[2:]) if name.startswith("~/") else name
+
+
+def public_name(name: str) -> str:
+    """How results name a model: a hub name as it is, a folder by its last part."""
+    if name == TINY:
+        return TINY
+    path = Path(resolve_source(name))
+    return path.resolve().name if path.is_dir() or path.is_absolute() else name
+
+
+def image_processor(source: str) -> Any:
+    """The checkpoint's own picture processor, in its PIL form: torchvision is not needed."""
+    with _quiet():
+        # Two names for one choice: the second came in the middle of transformers 5.
+        return AutoImageProcessor.from_pretrained(source, use_fast=False, backend="pil", trust_remote_code=False)
+
+
+def load_base(name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> BaseModel:
+    """Load model, tokenizer and picture settings.
+
+    Args:
+        name: folder, hub name, or ``tiny``.
+        dtype: of all weights.
+        device: where they go.
+
+    Raises:
+        ModelError: not found, another class, pickled, truncated, or tensors without a place.
+    """
+    source = resolve_source(name)
+    _check_folder(source)
+    config = _guarded(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    family = family_of(str(config.model_type), source)
+    _check_tower(source, config)
+    tokenizer = _guarded(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-sequence token", where=source)
+    mean, std = _guarded(source, lambda: _pixel_statistics(source))
+    from_pretrained = partial(
+        _CLASSES[family.model_type].from_pretrained, source, use_safetensors=True, trust_remote_code=False
+    )
+    # A trial without memory: a configuration that describes another model than the files hold would
+    # otherwise first be filled with random weights, however large.
+    _, info = _guarded(
+        source,
+        lambda: from_pretrained(device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True),
+    )
+    _check_placed(source, info)
+    model = _guarded(source, lambda: from_pretrained(dtype=dtype), bar=True)
+    model.requires_grad_(False).eval().to(device)
+    return BaseModel(
+        name=public_name(name),
+        source=source,
+        model=model,
+        tokenizer=tokenizer,
+        family=family,
+        view_size=int(config.vision_config.image_size),
+        pixel_mean=mean,
+        pixel_std=std,
+    )
+
+
+def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the tower's input, per channel."""
+    processor = image_processor(source)
+    return tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
+
+
+@contextmanager
+def _quiet(*, bar: bool = False) -> Iterator[None]:
+    """Without transformers' own remarks (what matters becomes an error); a bar at most in a terminal."""
+    level, had_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    if not bar or not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if had_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_folder(source: str) -> None:
+    """What can be said better before transformers is asked."""
+    folder = Path(source)
+    looks_local = source.startswith((".", "/", "~")) or folder.exists() or source.count("/") > 1
+    if not looks_local:
+        return
+    if not folder.exists():
+        raise ModelError(
+            "there is no such folder",
+            where=source,
+            remedy="Give a folder with a LLaVA-NeXT checkpoint, a hub name such as "
+            "llava-hf/llava-v1.6-mistral-7b-hf, or `tiny`.",
+        )
+    if not folder.is_dir():
+        raise ModelError("a model is a folder, this is a file", where=source)
+    _require(folder, "config.json")
+    family_of(str(_read_json(folder / "config.json").get("model_type")), source)
+    _require(folder, "tokenizer.json", "tokenizer.model")
+    _require(folder, "preprocessor_config.json", "processor_config.json")
+    for name in _JSON_FILES:
+        if (folder / name).exists():
+            _read_json(folder / name)
+    if not list(folder.glob("*.safetensors")):
+        pickled = [name for name in _PICKLED if (folder / name).exists()]
+        raise ModelError(
+            f"the weights are pickled ({pickled[0]})" if pickled else "the folder holds no *.safetensors",
+            where=source,
+            remedy="lavic loads safetensors only: convert the checkpoint, or download its safetensors files.",
+        )
+
+
+def _require(folder: Path, *names: str) -> None:
+    """One of these files must be there; the first is what most checkpoints have."""
+    if not any((folder / name).exists() for name in names):
+        raise ModelError(
+            f"the folder holds no {names[0]}", where=str(folder), remedy="Copy the whole checkpoint folder."
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """transformers' own errors often leave out which file it was."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"cannot be read ({error})", where=str(path), remedy="It looks half-copied: copy it again."
+        ) from None
+    return content
+
+
+def _check_tower(source: str, config: Any) -> None:
+    """The five tokens are [CLS] states; of the towers in this family only CLIP's has one."""
+    kind = getattr(getattr(config, "vision_config", None), "model_type", None)
+    if kind != "clip_vision_model":
+        raise ModelError(
+            f"its vision tower is of the type {kind!r}, not CLIP",
+            where=source,
+            remedy="lavic needs a LLaVA checkpoint with a CLIP tower.",
+        )
+
+
+def _guarded(source: str, load: Callable[[], Any], *, bar: bool = False) -> Any:
+    """Call a loader of transformers and turn its many errors into one sentence."""
+    try:
+        with _quiet(bar=bar):
+            return load()
+    except SafetensorError as error:
+        raise ModelError(
+            f"the weights are damaged ({error})",
+            where=_damaged_file(source),
+            remedy="It looks half-copied: copy it again.",
+        ) from None
+    except Exception as error:
+        # A border: these files are foreign, and every loader raises errors of its own.
+        reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+        reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + " ..."
+        raise ModelError(f"the checkpoint cannot be loaded ({reason})", where=source, remedy=_remedy(source)) from None
+
+
+def _damaged_file(source: str) -> str:
+    """Which of a folder's weights files cannot be opened; the folder itself if none can be blamed."""
+    for path in sorted(Path(source).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return str(path)
+    return source
+
+
+def _remedy(source: str) -> str:
+    if Path(source).is_dir():
+        return "It looks incomplete or damaged: copy the whole checkpoint folder again."
+    switched_off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    offline = " The hub is switched off (HF_HUB_OFFLINE)." if switched_off else ""
+    return f"Give a folder or a hub name of a LLaVA-NeXT checkpoint.{offline}"
+
+
+def _check_placed(source: str, info: dict[str, Any]) -> None:
+    """Every tensor of the files has a place in the model, and every place got its tensor."""
+    missing = sorted(info.get("missing_keys", ()))
+    unexpected = sorted(key for key in info.get("unexpected_keys", ()) if not key.endswith(_COMPUTED))
+    mismatched = sorted(str(name) for name, *_ in info.get("mismatched_keys", ()))
+    if not (missing or unexpected or mismatched):
+        return
+    examples = (missing + unexpected + mismatched)[:1]
+    raise ModelError(
+        f"the checkpoint does not fit its config.json: {len(missing)} tensors missing, {len(unexpected)} "
+        f"without a place, {len(mismatched)} of another shape (for example {examples[0]})",
+        where=source,
+        remedy="It looks incomplete or of another model: download it again.",
+    )

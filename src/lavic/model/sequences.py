@@ -1,0 +1,159 @@
+"""Prompt and target become input_ids, with labels by position.
+
+One rule holds for training, scoring, generation and stored teacher logits: the ids are those of the
+*joined* string prompt + target, tokenised once. Text that comes from data is never read as a special
+token, however it is spelled; the placeholders are tokens of a private copy of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, fields, replace
+
+import torch
+from tokenizers import AddedToken, Encoding, Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lavic.prompts import Prompts, fill, placeholder_names
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One prompt and its target.
+
+    Attributes:
+        input_ids: prompt, then target, then EOS; ``prompt_length`` of them carry no loss.
+        placeholders: positions of the V visual tokens, global view first.
+    """
+
+    input_ids: tuple[int, ...]
+    prompt_length: int
+    placeholders: tuple[int, ...]
+
+    @property
+    def target_tokens(self) -> int:
+        """How many tokens carry loss, EOS among them."""
+        return len(self.input_ids) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Padded sequences.
+
+    Attributes:
+        input_ids: [B, T] int64; at padding the pad id, at placeholders an id above the vocabulary.
+        attention_mask: [B, T] bool, False at padding.
+        placeholder_positions: [B, V] int64, columns of the visual tokens.
+        labels: [B, T] int64, the id itself where it carries loss, IGNORE_INDEX elsewhere.
+        is_eos: [B, T] bool, where a label is the closing EOS.
+        left_padded: whether a row starts with padding.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    placeholder_positions: Tensor
+    labels: Tensor
+    is_eos: Tensor
+    left_padded: bool = False
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch on another device."""
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=True)
+            for field in fields(self)
+            if field.name != "left_padded"
+        }
+        return replace(self, **moved)
+
+
+class SequenceBuilder:
+    """Builds sequences for one tokenizer, one set of prompts and V views."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, views: int) -> None:
+        self.prompts = prompts
+        self.views = views
+        self.bos_id = tokenizer.bos_token_id
+        self.eos_id = int(tokenizer.eos_token_id)
+        self.pad_id = self.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        # A name that no data can spell: the placeholders are ordinary added tokens, and those match in text.
+        secret = secrets.token_hex(8)
+        self.spellings = tuple(f"<{secret}:{name}>" for name in placeholder_names(views))
+        self._tokenizer = _private_copy(tokenizer, self.spellings)
+        self.placeholder_ids = tuple(self._id_of(spelling) for spelling in self.spellings)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        # A worker process may get a pickled copy, and the switch is no part of a pickled tokenizer.
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True
+
+    def _id_of(self, spelling: str) -> int:
+        token_id = self._tokenizer.token_to_id(spelling)
+        assert token_id is not None, "added tokens always have an id"
+        return int(token_id)
+
+    def distill(self, title: str, description: str | None = None) -> Sequence:
+        """Stage 1: the prompt for a product and, unless None, its description and EOS."""
+        prompt = fill(self.prompts.distill, title=title, visual_tokens="".join(self.spellings))
+        return self.join(prompt, description)
+
+    def join(self, prompt: str, target: str | None) -> Sequence:
+        """Tokenise prompt + target as one string; a token that reaches into the target belongs to it."""
+        encoding = self._tokenizer.encode(prompt + (target or ""), add_special_tokens=False)
+        ids: list[int] = ([] if self.bos_id is None else [self.bos_id]) + list(encoding.ids)
+        shift = len(ids) - len(encoding.ids)
+        if target is None:
+            prompt_length = len(ids)
+        else:
+            prompt_length = shift + _first_token_past(encoding, len(prompt))
+            ids.append(self.eos_id)
+        placeholders = tuple(position for position, token in enumerate(ids) if token in self.placeholder_ids)
+        if [ids[position] for position in placeholders] != list(self.placeholder_ids):
+            raise ValueError("the prompt must hold each placeholder once, in order")
+        return Sequence(tuple(ids), prompt_length, placeholders)
+
+    def collate(self, sequences: Rows[Sequence], *, side: str = "right") -> TokenBatch:
+        """Pad to the longest on the given side."""
+        width = max(len(sequence.input_ids) for sequence in sequences)
+        shape = (len(sequences), width)
+        input_ids = torch.full(shape, self.pad_id)
+        attention_mask = torch.zeros(shape, dtype=torch.bool)
+        labels = torch.full(shape, IGNORE_INDEX)
+        is_eos = torch.zeros(shape, dtype=torch.bool)
+        positions = torch.zeros((len(sequences), self.views), dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            length = len(sequence.input_ids)
+            start = width - length if side == "left" else 0
+            ids = torch.tensor(sequence.input_ids)
+            input_ids[row, start : start + length] = ids
+            attention_mask[row, start : start + length] = True
+            labels[row, start + sequence.prompt_length : start + length] = ids[sequence.prompt_length :]
+            is_eos[row, start + length - 1] = sequence.prompt_length < length
+            positions[row] = torch.tensor(sequence.placeholders) + start
+        left_padded = side == "left" and bool((~attention_mask).any())
+        return TokenBatch(input_ids, attention_mask, positions, labels, is_eos, left_padded)
+
+
+def _private_copy(tokenizer: PreTrainedTokenizerBase, placeholders: Rows[str]) -> Tokenizer:
+    """A copy that reads the placeholders as tokens, and every other added token's spelling as text."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["special"] = True  # only special tokens are switched off by encode_special_tokens
+    copy = Tokenizer.from_str(json.dumps(state))
+    copy.encode_special_tokens = True
+    copy.no_padding()
+    copy.no_truncation()
+    copy.add_tokens([AddedToken(name, normalized=False, special=False) for name in placeholders])
+    return copy
+
+
+def _first_token_past(encoding: Encoding, characters: int) -> int:
+    """Index of the first token that covers a character at or behind ``characters``."""
+    for index, (_, end) in enumerate(encoding.offsets):
+        if end > characters:
+            return index
+    return len(encoding.ids)

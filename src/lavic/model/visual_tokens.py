@@ -1,0 +1,103 @@
+"""THE five-token model: views -> [CLS] states -> projector -> their places among the input embeddings.
+
+    views [N, V, 3, s, s] uint8
+      | PixelNorm, vision tower: state of [CLS] after the last layer, without the final layer norm
+    cls_states [N, V, W]
+      | projector
+    visual_tokens [N, V, D]
+      | put at the placeholders' positions, out of place
+    inputs_embeds [B, T, D] -> language model -> hidden_states [B, T, D]
+
+Source: LaViC (arXiv 2503.23312), section 4.1; 2,885 tokens of a picture become V = 5.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lavic.model.cls_only import last_layer_of_cls
+from lavic.model.load import BaseModel
+from lavic.model.prefix_cache import PrefixCache
+from lavic.model.sequences import TokenBatch
+from lavic.model.views import PixelNorm
+
+
+class FiveTokenModel(nn.Module):
+    """The student: a LLaVA checkpoint (with or without LoRA) that sees a picture in V tokens.
+
+    Args:
+        base: the loaded checkpoint; LoRA may be attached to ``base.model`` before or after.
+        cls_only: in the tower's last layer compute the [CLS] state alone (same result, less arithmetic).
+    """
+
+    def __init__(self, base: BaseModel, *, cls_only: bool = True) -> None:
+        super().__init__()
+        self.llava = base.model
+        self.views = base.family.views
+        self.cls_only = cls_only
+        self.pixel_norm = PixelNorm(base.pixel_mean, base.pixel_std).to(base.model.device)
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The CLIP tower; LoRA layers sit inside it."""
+        tower: nn.Module = self.llava.model.vision_tower
+        return tower
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The output embeddings, never resized."""
+        head: nn.Module = self.llava.lm_head
+        return head
+
+    def cls_states(self, views: Tensor) -> Tensor:
+        """[N, V, 3, s, s] uint8 to [N, V, W]: last layer's [CLS], before the final layer norm."""
+        tower = self.vision_tower
+        pixels = self.pixel_norm(views.flatten(0, 1), self.llava.dtype)
+        if self.cls_only:
+            states = last_layer_of_cls(tower, pixels)
+        else:
+            states = tower(pixel_values=pixels).last_hidden_state[:, 0]
+        return states.reshape(*views.shape[:2], -1)
+
+    def visual_tokens(self, views: Tensor) -> Tensor:
+        """[N, V, 3, s, s] uint8 to [N, V, D], in the order of the placeholders."""
+        tokens: Tensor = self.llava.model.multi_modal_projector(self.cls_states(views))
+        return tokens
+
+    def inputs_embeds(self, batch: TokenBatch, visual_tokens: Tensor) -> Tensor:
+        """[B, T, D]: embeddings of the ids, with [B, V, D] visual tokens at their placeholders."""
+        positions = batch.placeholder_positions
+        rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
+        # Placeholder ids lie above the vocabulary: look up a safe id there, it is replaced anyway.
+        safe_ids = batch.input_ids.index_put((rows, positions), torch.zeros_like(positions))
+        embeds: Tensor = self.llava.get_input_embeddings()(safe_ids)
+        return embeds.index_put((rows, positions), visual_tokens.to(embeds.dtype))
+
+    def hidden_states(self, batch: TokenBatch, visual_tokens: Tensor, prefix: PrefixCache | None = None) -> Tensor:
+        """[B, T', D] after the language model.
+
+        T' is T, or T less the prefix's length where the constant beginning comes from its cache;
+        the last position is the last of the batch in both cases.
+
+        Raises:
+            ValueError: the prefix is not what every row starts with.
+        """
+        embeds = self.inputs_embeds(batch, visual_tokens)
+        language_model = self.llava.model.language_model
+        if prefix is not None:
+            prefix.check(batch)
+            return prefix.continue_with(language_model, embeds[:, prefix.length :])
+        if batch.left_padded:
+            position_ids = (batch.attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+            output = language_model(
+                inputs_embeds=embeds,
+                attention_mask=batch.attention_mask.long(),
+                position_ids=position_ids,
+                use_cache=False,
+            )
+        else:
+            # Padding on the right is behind every real token: the causal mask alone hides it.
+            output = language_model(inputs_embeds=embeds, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden

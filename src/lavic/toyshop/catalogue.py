@@ -1,0 +1,196 @@
+"""A catalogue of drawn products in the format of the public data set, in two parts: training, validation."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavic.errors import ConfigError, OutputError
+from lavic.files import FolderLock, prepare_output, write_atomic
+from lavic.formats import DESCRIPTIONS_KEY, Item, ItemImage, write_train_metadata, write_valid_metadata
+from lavic.toyshop import grammar
+from lavic.toyshop.drawing import draw
+from lavic.toyshop.kinds import Look, looks
+
+TRAIN_METADATA, VALID_METADATA = "item2meta_train.json", "item2meta_valid.jsonl"
+TRAIN_IMAGES, VALID_IMAGES = "train_images", "valid_images"
+#: All that a catalogue's folder holds.
+NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES)
+
+#: The same for every item: the metadata must not tell what the picture shows.
+CATEGORIES = ("Toy Shop",)
+MIN_ITEMS = 12
+VALID_SHARE, MIN_VALID_ITEMS = 0.2, 2
+JPEG_QUALITY = 92
+
+_ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class CatalogueCounts:
+    """How many items, one picture each, a catalogue holds, and how many (kind, colour, pattern) they show."""
+
+    train_items: int
+    valid_items: int
+    train_combinations: int
+    valid_combinations: int
+
+    @property
+    def items(self) -> int:
+        """Training and validation together."""
+        return self.train_items + self.valid_items
+
+
+@dataclass(frozen=True)
+class ToyItem:
+    """One product: what is told about it, and all that its picture is made from."""
+
+    item_id: str
+    title: str
+    description: str
+    look: Look
+    picture_seed: str
+
+    @property
+    def image_name(self) -> str:
+        """The file of its only picture."""
+        return f"{self.item_id}_0.jpg"
+
+    @property
+    def image_url(self) -> str:
+        """An address that leads nowhere: ``.invalid`` is reserved for that."""
+        return f"https://toyshop.invalid/I/{self.image_name}"
+
+
+def plan_catalogue(items: int, seed: int) -> tuple[list[ToyItem], list[ToyItem]]:
+    """The training items and the validation items, before anything is drawn.
+
+    Raises:
+        ConfigError: fewer items than 12.
+    """
+    if items < MIN_ITEMS:
+        problem = f"{items} items are too few for training and validation"
+        raise ConfigError(problem, where="items", remedy=f"Give at least {MIN_ITEMS}.")
+    valid = max(MIN_VALID_ITEMS, round(items * VALID_SHARE))
+    ids = _item_ids(random.Random(f"toyshop/{seed}/ids"))
+    shown = random.Random(f"toyshop/{seed}/looks")
+    train_looks = looks(shown, items - valid, held_out=False)
+    train = [_toy_item(next(ids), look, seed, index) for index, look in enumerate(train_looks)]
+    valid_looks = looks(shown, valid, held_out=True)
+    start = len(train)
+    return train, [_toy_item(next(ids), look, seed, index) for index, look in enumerate(valid_looks, start)]
+
+
+def _item_ids(rng: random.Random) -> Iterator[str]:
+    seen: set[str] = set()
+    while True:
+        item_id = "B0" + "".join(rng.choices(_ID_CHARACTERS, k=8))
+        if item_id not in seen:
+            seen.add(item_id)
+            yield item_id
+
+
+def _toy_item(item_id: str, look: Look, seed: int, index: int) -> ToyItem:
+    # A stream of its own for each purpose: titles stay the same when the wording of descriptions changes.
+    title = grammar.title(random.Random(f"toyshop/{seed}/{index}/title"))
+    description = grammar.describe(look, random.Random(f"toyshop/{seed}/{index}/description"))
+    return ToyItem(item_id, title, description, look, f"toyshop/{seed}/{index}/picture")
+
+
+def write_catalogue(
+    output_dir: Path,
+    items: int,
+    seed: int,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> CatalogueCounts:
+    """Draw a catalogue and write it; the metadata come last, so a catalogue cut short has none.
+
+    Args:
+        output_dir: gets ``item2meta_train.json``, ``item2meta_valid.jsonl``, ``train_images/``,
+            ``valid_images/``.
+        items: training and validation together, a fifth of them for validation.
+        seed: the same seed and number of items give the same bytes, whatever ``workers`` is.
+        on_progress: called with (pictures drawn, pictures in all).
+        workers: processes that draw; 0 or 1 draws in this one.
+        overwrite: replace what the folder holds under those four names, and nothing else.
+
+    Raises:
+        ConfigError: fewer items than 12, or a negative number of workers.
+        OutputError: the folder is not empty, is in use, or cannot be written.
+    """
+    if workers < 0:
+        raise ConfigError(f"{workers} is not a number of processes", where="workers", remedy="Give 0 or more.")
+    train, valid = plan_catalogue(items, seed)
+    output_dir = Path(output_dir)
+    _refuse_full(output_dir, overwrite)
+    with FolderLock(output_dir):
+        prepare_output(output_dir, resume=False, overwrite=overwrite, known=NAMES)
+        jobs = [(output_dir / TRAIN_IMAGES / item.image_name, item) for item in train]
+        jobs += [(output_dir / VALID_IMAGES / item.image_name, item) for item in valid]
+        for folder in (TRAIN_IMAGES, VALID_IMAGES):
+            (output_dir / folder).mkdir(exist_ok=True)
+        for done, _ in enumerate(_drawn(jobs, workers), 1):
+            if on_progress is not None:
+                on_progress(done, len(jobs))
+        write_valid_metadata(output_dir / VALID_METADATA, map(_valid_row, valid))
+        write_train_metadata(output_dir / TRAIN_METADATA, map(_train_item, train), ascii_only=True)
+    return CatalogueCounts(len(train), len(valid), _combinations(train), _combinations(valid))
+
+
+def _refuse_full(folder: Path, overwrite: bool) -> None:
+    """As ``prepare_output`` would, but without naming ``--resume``, which drawing does not have."""
+    if not overwrite and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise OutputError(
+            "the folder is not empty",
+            where=str(folder),
+            remedy="Replace the catalogue in it with --overwrite, or choose another --output-dir.",
+        )
+
+
+def _drawn(jobs: list[tuple[Path, ToyItem]], workers: int) -> Iterator[None]:
+    """Draws every picture; yields once for each that is written."""
+    if workers <= 1:
+        yield from map(_draw_file, jobs)
+        return
+    # Forking a process that has threads (torch, numpy) may hang it.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(_draw_file, jobs, chunksize=16)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _draw_file(job: tuple[Path, ToyItem]) -> None:
+    path, item = job
+    encoded = io.BytesIO()
+    # Without chroma subsampling: small details keep their colour.
+    draw(item.look, random.Random(item.picture_seed)).save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    write_atomic(path, encoded.getvalue())
+
+
+def _train_item(item: ToyItem) -> Item:
+    row = {
+        "title": item.title,
+        "categories": list(CATEGORIES),
+        "features": [],
+        "description": [],
+        "images": [{"large": item.image_url}],
+        DESCRIPTIONS_KEY: {item.image_name: item.description},
+    }
+    return Item(item.item_id, item.title, (item.image_url,), {item.image_name: item.description}, raw=row)
+
+
+def _valid_row(item: ToyItem) -> ItemImage:
+    return ItemImage(item.item_id, item.image_name, item.title, item.description, image_url=item.image_url)
+
+
+def _combinations(items: list[ToyItem]) -> int:
+    return len({item.look.combination for item in items})

@@ -1,0 +1,32 @@
+"""``lavic toyshop``: a catalogue of drawn products in the public data set's format."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from lavic.console import Console, Outcome
+from lavic.toyshop.config import ToyshopSettings
+
+
+def run(settings: ToyshopSettings, console: Console) -> Outcome:
+    """Draw the catalogue."""
+    # Drawing needs numpy and Pillow, which `lavic toyshop --help` must not wait for.
+    from lavic.toyshop.catalogue import write_catalogue
+
+    folder = settings.output_dir
+    with console.progress("Drawing products", settings.items) as bar:
+        counts = write_catalogue(
+            folder,
+            settings.items,
+            settings.seed,
+            on_progress=lambda done, total: bar.advance(),
+            workers=settings.workers,
+            overwrite=settings.overwrite,
+        )
+    settings.save(folder)
+    command = (
+        f"lavic distill --model tiny --train_data {folder}/item2meta_train.json "
+        f"--val_data {folder}/item2meta_valid.jsonl --train_images_dir {folder}/train_images "
+        f"--val_images_dir {folder}/valid_images"
+    )
+    return Outcome({"output_dir": str(folder), **asdict(counts)}, next_step=f"Next: {command}")

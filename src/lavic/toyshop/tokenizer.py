@@ -1,0 +1,81 @@
+"""The tiny model's tokenizer: a BPE of the Llama kind, with word-start marks and byte fallback.
+
+Any text passes (bytes stand in for unknown characters), and joining behaves as in the real family:
+a word directly after ``Assistant:`` has other ids than the same word after a space.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pydoc_data import topics
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaTokenizer
+
+from lavic.prompts import DEFAULT_PROMPTS, Prompts
+from lavic.toyshop import grammar
+from lavic.toyshop.kinds import looks
+
+VOCABULARY_SIZE = 2048
+IMAGE_TOKEN = "<image>"
+PAD_TOKEN = "<pad>"
+_SPECIALS = ("<unk>", "<s>", "</s>")
+_BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
+
+#: LLaVA-v1.6-Mistral's chat format, told from its documentation: user turn, picture first, answer.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'assistant' %}[INST] "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    " [/INST]{% else %}{% for part in message['content'] %} {{ part['text'] }}{% endfor %}</s>"
+    "{% endif %}{% endfor %}"
+)
+
+
+def _corpus(rng: random.Random) -> Iterator[str]:
+    """Shop language, prompts, and general English from the documentation that comes with Python."""
+    for look in looks(rng, 4000, held_out=False):
+        yield grammar.describe(look, rng)
+        yield f"I would like {grammar.short_description(look, rng)}, please."
+        yield grammar.title(rng)
+    for _ in range(400):
+        for field in fields(Prompts):
+            yield str(getattr(DEFAULT_PROMPTS, field.name))
+    for topic in sorted(topics.topics):
+        # All-capital words would become tokens of several capitals and split item IDs unevenly.
+        yield re.sub(r"\b[A-Z]{2,}\b", lambda match: match.group().lower(), topics.topics[topic])
+
+
+def train_tokenizer(seed: int = 0) -> LlamaTokenizer:
+    """Learn the merges and wrap them in the class that the real checkpoints use."""
+    learner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=True),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE - 2,  # <image> and <pad> follow
+        special_tokens=[*_SPECIALS, *_BYTES],
+        initial_alphabet=[chr(code) for code in range(33, 127)] + ["▁", "\n"],
+        limit_alphabet=110,
+        show_progress=False,
+    )
+    learner.train_from_iterator(_corpus(random.Random(seed)), trainer)
+    return _wrap(learner.to_str())
+
+
+def _wrap(learned: str) -> LlamaTokenizer:
+    model = json.loads(learned)["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=merges, legacy=False, pad_token=None, add_bos_token=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,0 +1,108 @@
+"""Micro-batches from worker processes: pictures decoded and cut there, kept as uint8, prefetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lavic.errors import ImageError
+from lavic.images import read_image
+from lavic.model.sequences import Sequence, SequenceBuilder, TokenBatch
+from lavic.model.views import cut_views
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and what is to be said about it.
+
+    Attributes:
+        name: the picture's file name, as reports name it.
+        path: where the picture lies.
+        sequence: prompt and target.
+        where: file and line or item that the sample comes from.
+    """
+
+    name: str
+    path: Path
+    sequence: Sequence
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass gets.
+
+    Attributes:
+        indices: samples in it, in row order.
+        tokens: their padded sequences; None if no picture could be read.
+        views: [B, V, 3, s, s] uint8.
+        failed: samples whose picture could not be read, with the reason.
+    """
+
+    indices: tuple[int, ...]
+    tokens: TokenBatch | None
+    views: Tensor
+    failed: tuple[tuple[int, str], ...]
+
+
+class MicroBatches(Dataset[MicroBatch]):
+    """Makes a micro-batch from a list of sample indices; runs in worker processes."""
+
+    def __init__(
+        self,
+        samples: Rows[Sample],
+        builder: SequenceBuilder,
+        *,
+        view_size: int,
+        views: int,
+        side: str = "right",
+    ) -> None:
+        self.samples = samples
+        self.builder = builder
+        self.view_size = view_size
+        self.views = views
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, indices: list[int]) -> MicroBatch:
+        good: list[int] = []
+        pictures: list[Tensor] = []
+        failed: list[tuple[int, str]] = []
+        for index in indices:
+            try:
+                image = read_image(self.samples[index].path)
+                pictures.append(torch.from_numpy(cut_views(image, self.view_size, self.views)))
+                good.append(index)
+            except ImageError as error:
+                failed.append((index, error.problem))
+            except Exception as error:  # one picture never ends a run, whatever a decoder raises
+                failed.append((index, f"cannot be decoded ({type(error).__name__})"))
+        if not good:
+            return MicroBatch((), None, torch.empty(0, dtype=torch.uint8), tuple(failed))
+        tokens = self.builder.collate([self.samples[index].sequence for index in good], side=self.side)
+        return MicroBatch(tuple(good), tokens, torch.stack(pictures), tuple(failed))
+
+
+def micro_batches(dataset: MicroBatches, batches: list[list[int]], *, workers: int) -> Iterator[MicroBatch]:
+    """The micro-batches in the given order, read ahead by ``workers`` processes (0: in this one)."""
+    if not batches:
+        return
+    loader: DataLoader[MicroBatch] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=batches,
+        num_workers=min(workers, len(batches)),
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: iter() would otherwise take a number from the global one.
+        generator=torch.Generator().manual_seed(0),
+    )
+    yield from loader

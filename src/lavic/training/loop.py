@@ -1,0 +1,228 @@
+"""The one training loop, for distill and tune.
+
+What is special to a task (its batches, its loss, its validation, what is saved as best) is a ``Task``;
+the loop knows steps, accumulation, schedules, validation, checkpoints and resuming.
+
+One optimizer step minimises (sum of nats over all target tokens of its micro-batches) / (their number):
+the same whatever the micro-batch size and however uneven they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from lavic.errors import TrainingError
+from lavic.training.checkpoints import RunState
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How to train; intervals are in optimizer steps, 0 means never (an epoch's end always validates)."""
+
+    lr: float = 5e-5
+    gradient_clip: float = 1.0
+    warmup: int = 0
+    schedule: str = "constant"
+    seed: int = 42
+    epochs: int = 1
+    max_steps: int | None = None
+    validate_every: int = 0
+    checkpoint_steps: int = 0
+    checkpoint_minutes: float = 0.0
+    patience: int | None = None
+
+    def total_steps(self, per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        steps = per_epoch * self.epochs
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did; ``train_loss`` is in nats per target token."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    tokens: int
+    samples: int
+    lr: float
+    gradient_norm: float
+    seconds: float
+
+
+class MicroStep(Protocol):
+    """One forward pass over a micro-batch whose pictures have been read."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples in it; empty if none could be read."""
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens that ``nats`` sums over."""
+
+    def nats(self) -> Tensor:
+        """Sum of the target tokens' losses, with gradient."""
+
+
+class Task(Protocol):
+    """What the loop needs to know of a task."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+
+    def steps(self, epoch: int, first: int) -> Iterator[list[MicroStep]]:
+        """The optimizer steps of an epoch (0-based) from number ``first`` (0-based, in the epoch) on."""
+
+    def validate(self, step: int) -> float:
+        """Measure and report the loss that the best weights are chosen by (lower is better)."""
+
+    def keep_best(self, step: int) -> None:
+        """Save the current weights as the best."""
+
+    def step_done(self, report: StepReport) -> None:
+        """Log a step."""
+
+    def epoch_done(self, epoch: int) -> None:
+        """Called behind the validation that ends an epoch (0-based)."""
+
+    def save_checkpoint(self, state: RunState) -> None:
+        """Write a checkpoint of the state."""
+
+
+def learning_rate(settings: LoopSettings, step: int, total: int) -> float:
+    """The rate of optimizer step ``step`` (0-based) of ``total``."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / (settings.warmup + 1)
+    if settings.schedule == "cosine":
+        progress = (step - settings.warmup) / max(1, total - settings.warmup)
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.lr
+
+
+def seed_dropout(seed: int, step: int, micro_step: int) -> None:
+    """Dropout of a micro-step is a function of its number, so a resumed run draws the same."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + micro_step) % 2**63)
+
+
+class Trainer:
+    """Runs a task to its end from wherever ``state`` stands."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        task: Task,
+        settings: LoopSettings,
+        parameters: dict[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        state: RunState,
+    ) -> None:
+        self.fabric, self.task, self.settings = fabric, task, settings
+        self.parameters, self.optimizer, self.state = list(parameters.values()), optimizer, state
+        self.total = settings.total_steps(task.steps_per_epoch)
+        self._saved_at = time.monotonic()
+
+    def run(self) -> RunState:
+        """Train to the last step, or until validations stop improving."""
+        state, per_epoch = self.state, self.task.steps_per_epoch
+        while state.step < self.total and not self._out_of_patience():
+            epoch, first = divmod(state.step, per_epoch)
+            for micro_steps in self.task.steps(epoch, first):
+                self._step(micro_steps)
+                ends_epoch = state.step % per_epoch == 0 or state.step == self.total
+                self._between_steps(epoch, ends_epoch=ends_epoch)
+                if ends_epoch or self._out_of_patience():
+                    break
+        state.finished = True
+        self.task.save_checkpoint(state)
+        return state
+
+    def _out_of_patience(self) -> bool:
+        return self.settings.patience is not None and self.state.bad_validations >= self.settings.patience
+
+    # -- one optimizer step --------------------------------------------------------------------------------
+
+    def _step(self, micro_steps: list[MicroStep]) -> None:
+        started = time.monotonic()
+        rate = learning_rate(self.settings, self.state.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        nats, tokens, samples = self._accumulate(micro_steps)
+        norm = 0.0
+        if tokens:
+            norm = self._clip()
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        self.task.step_done(
+            StepReport(
+                step=self.state.step,
+                epoch=self.state.step / self.task.steps_per_epoch,
+                train_loss=nats / max(1, tokens),
+                tokens=tokens,
+                samples=samples,
+                lr=rate,
+                gradient_norm=norm,
+                seconds=time.monotonic() - started,
+            )
+        )
+
+    def _accumulate(self, micro_steps: list[MicroStep]) -> tuple[float, int, int]:
+        """Gradients of (sum of nats) / (number of tokens) over all micro-steps; returns nats, tokens, samples."""
+        filled = [(number, micro) for number, micro in enumerate(micro_steps) if micro.names]
+        tokens = sum(micro.tokens for _, micro in filled)
+        nats, samples = 0.0, 0
+        for number, micro in filled:
+            seed_dropout(self.settings.seed, self.state.step, number)
+            total = micro.nats()
+            value = float(total.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss of step {self.state.step + 1} is {value}, with {', '.join(micro.names[:4])} in it",
+                    remedy="The last good checkpoint is kept. Look at these samples, or lower --lr.",
+                )
+            self.fabric.backward(total / tokens)
+            nats += value
+            samples += len(micro.names)
+        return nats, tokens, samples
+
+    def _clip(self) -> float:
+        if self.settings.gradient_clip <= 0:
+            return 0.0
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
+        return float(norm)
+
+    # -- between steps -------------------------------------------------------------------------------------
+
+    def _between_steps(self, epoch: int, *, ends_epoch: bool) -> None:
+        state, settings = self.state, self.settings
+        validates = ends_epoch or (settings.validate_every > 0 and state.step % settings.validate_every == 0)
+        if validates:
+            self._validate()
+        if ends_epoch:
+            self.task.epoch_done(epoch)
+        by_steps = settings.checkpoint_steps > 0 and state.step % settings.checkpoint_steps == 0
+        by_time = (
+            settings.checkpoint_minutes > 0 and time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
+        )
+        if validates or by_steps or by_time:
+            self.task.save_checkpoint(state)
+            self._saved_at = time.monotonic()
+
+    def _validate(self) -> None:
+        loss = self.task.validate(self.state.step)
+        if self.state.best_loss is None or loss < self.state.best_loss:
+            self.state.best_loss, self.state.best_step, self.state.bad_validations = loss, self.state.step, 0
+            self.task.keep_best(self.state.step)
+        else:
+            self.state.bad_validations += 1
