@@ -50,9 +50,7 @@ def texts(output: Path) -> dict[str, str]:
     valid = list(read_valid_metadata(output / "item2meta_valid.jsonl", log))
     assert log.count == 0
     for side, images in (("train_images", train), ("valid_images", valid)):
-        assert sorted(path.name for path in (output / side).iterdir()) == sorted(
-            image.image_name for image in images
-        )
+        assert sorted(path.name for path in (output / side).iterdir()) == sorted(image.image_name for image in images)
     assert not {image.item_id for image in train} & {image.item_id for image in valid}
     return {image.image_name: image.description for image in train + valid}
 
@@ -93,9 +91,7 @@ def test_which_text_goes_with_a_picture(
 
 def test_pictures_are_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:
     result = convert_catalogue(source, tmp_path / "out", 3, 0.34)
-    copies = [
-        path for side in ("train_images", "valid_images") for path in (tmp_path / "out" / side).iterdir()
-    ]
+    copies = [path for side in ("train_images", "valid_images") for path in (tmp_path / "out" / side).iterdir()]
     assert all(path.read_bytes() == b"bytes of " + path.name.encode() for path in copies)
     assert (result.train_items, result.valid_items, len(copies)) == (2, 1, 4)
 
@@ -181,8 +177,7 @@ def test_too_little_to_split(source: Path, tmp_path: Path) -> None:
     with pytest.raises(NothingLeftError) as caught:
         convert_catalogue(source, tmp_path / "out", 0)
     assert caught.value.sentence == (
-        f"{source}: products with a usable picture and a text: 1; a split needs two. "
-        f"See {tmp_path}/out/skipped.jsonl."
+        f"{source}: products with a usable picture and a text: 1; a split needs two. See {tmp_path}/out/skipped.jsonl."
     )
 
 

@@ -40,7 +40,7 @@ def test_the_answer_is_the_right_id_and_eos(tokenizer, make):
         assert f"\n{exercise.answer}: " in tokenizer.decode(exercise.input_ids[:start])
 
 
-def test_every_candidate_is_judged_at_its_last_token(tokenizer):
+def test_every_candidate_is_judged_at_its_line_break(tokenizer):
     rng = random.Random(2)
     no = tokenizer.convert_tokens_to_ids("▁not")
     for _ in range(20):

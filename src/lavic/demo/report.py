@@ -104,41 +104,46 @@ def _png(
     from PIL import Image
 
     count = min(_PNG_PICTURES, len(items))
-    figure = plt.figure(figsize=(14, 8.2), dpi=100)
-    grid = figure.add_gridspec(3, 4, height_ratios=(1, 1, 0.75), hspace=0.5, wspace=0.12)
+    figure = plt.figure(figsize=(14, 9.6), dpi=100)
+    parts = figure.add_gridspec(2, 1, height_ratios=(2.6, 0.8), hspace=0.16, top=0.92, bottom=0.07)
+    grid = parts[0].subgridspec(2, 4, hspace=0.42, wspace=0.06)
     for index in range(count):
         axes = figure.add_subplot(grid[index // 4, index % 4])
         axes.set_axis_off()
         with Image.open(folder / "toyshop" / "valid_images" / items[index].image_name) as image:
             axes.imshow(image.convert("RGB"))
-        for line, (name, who) in enumerate((("teacher", "teacher"), ("after", "5 tokens"))):
+        for line, (name, who) in enumerate((("teacher", "all"), ("after", "5"))):
             _words(axes, items[index], rows[name].descriptions[index], who, line)
-    _png_curve(figure.add_subplot(grid[2, :2]), curve)
-    _png_bars(figure.add_subplot(grid[2, 2:]), rows)
+    below = parts[1].subgridspec(1, 2, wspace=0.45)
+    _png_curve(figure.add_subplot(below[0]), curve)
+    _png_bars(figure.add_subplot(below[1]), rows)
     figure.suptitle(
-        f"A product picture in 5 tokens: {summary['gap_closed']:.0%} of the gap to the full-token teacher closed",
-        fontsize=15,
+        f"A product picture in 5 tokens: {summary['gap_closed']:.0%} of the gap to the full-token teacher closed\n"
+        "(below each picture: what the teacher names from all image tokens, then the student from 5)",
+        fontsize=13,
     )
     with atomic_path(folder / "report.png") as path:
-        figure.savefig(path, format="png", bbox_inches="tight")
+        figure.savefig(path, format="png")
     plt.close(figure)
 
 
 def _words(axes: Any, item: ToyItem, text: str, who: str, line: int) -> None:
-    """One line of attribute words under a picture, green where right."""
+    """One line of attribute words under a picture, each green where right and red where wrong."""
     right = right_attributes(item, text)
     spans = wordings_named(text)
-    y = -0.09 - 0.115 * line
-    axes.text(0.0, y, who, transform=axes.transAxes, fontsize=8, color="#666")
-    words = " · ".join(text[slice(*spans[name])] if name in spans else "–" for name in ATTRIBUTES)
-    axes.text(
-        0.24,
-        y,
-        words,
-        transform=axes.transAxes,
-        fontsize=8.5,
-        color=_GREEN if all(right.values()) else _RED,
-    )
+    style: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": 8.5, "annotation_clip": False}
+    label = axes.annotate(who, (-0.16, -0.1 - 0.1 * line), color="#888", **style)
+    for name in ATTRIBUTES:
+        word = text[slice(*spans[name])] if name in spans else "?"
+        label = axes.annotate(
+            f" {word}",
+            xy=(1, 0),
+            xycoords=label,
+            va="bottom",
+            fontsize=8.5,
+            color=_GREEN if right[name] else _RED,
+            annotation_clip=False,
+        )
 
 
 def _png_curve(axes: Any, curve: RunView) -> None:

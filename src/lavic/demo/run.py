@@ -7,13 +7,13 @@ whose combinations of kind, colour and pattern never occur in training.
 
 from __future__ import annotations
 
-import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lavic.console import Console, Outcome
+from lavic.data.derange import write_deranged
 from lavic.demo.config import DemoSettings
 from lavic.demo.measure import ATTRIBUTES, HeldOut, Measured
 from lavic.demo.report import write_report
@@ -21,7 +21,6 @@ from lavic.distill.config import DistillSettings
 from lavic.distill.run import run as run_distill
 from lavic.distill.task import ADAPTER_FOLDER
 from lavic.files import prepare_output, write_json
-from lavic.formats import Item, SkipLog, read_train_items, write_train_metadata
 from lavic.model.adapters import load_vision_adapter, set_lora_dropout
 from lavic.model.full_tokens import FullTokenModel
 from lavic.model.load import TINY, BaseModel, load_base
@@ -34,6 +33,7 @@ from lavic.training.run_view import read_run
 #: Rows of the table, in its order; also the keys of summary.json.
 ROWS = ("teacher", "blind", "before", "after")
 KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", "logs", "summary.json", "report.html", "report.png")
+BLIND_METADATA = "item2meta_train_blind.json"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 FULL_STEPS, FULL_ITEMS = 1600, 12_000
@@ -54,7 +54,8 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
     plan = Plan(FULL_ITEMS, FULL_STEPS) if settings.full else Plan(settings.items, settings.steps)
     prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
     _draw(folder, plan, settings, console)
-    _blindfold(folder / "toyshop", settings.seed)
+    toyshop = folder / "toyshop"
+    write_deranged(toyshop / "item2meta_train.json", toyshop / BLIND_METADATA, settings.seed)
     seconds = {name: _distill(folder, name, plan, settings, console) for name in ("distilled", "blind")}
     rows = _measure(folder, plan, settings, console)
     summary = _summary(rows, plan, seconds, time.monotonic() - started)
@@ -80,33 +81,11 @@ def _draw(folder: Path, plan: Plan, settings: DemoSettings, console: Console) ->
         )
 
 
-def _blindfold(toyshop: Path, seed: int) -> None:
-    """The training metadata with the pictures deranged: none stays with its description."""
-    items = list(read_train_items(toyshop / "item2meta_train.json", SkipLog()))
-    order = derangement(len(items), random.Random(f"demo/{seed}/blind"))
-    pictures = [next(iter(item.descriptions)) for item in items]
-    blind: list[Item] = []
-    for item, place in zip(items, order, strict=True):
-        (text,) = item.descriptions.values()
-        blind.append(replace(item, descriptions={pictures[place]: text}))
-    write_train_metadata(toyshop / "item2meta_train_blind.json", blind, ascii_only=True)
-
-
-def derangement(count: int, rng: random.Random) -> list[int]:
-    """A random permutation that leaves nothing in its place (drawn until one does: a third of all do)."""
-    if count < 2:
-        raise ValueError("one thing cannot be deranged")
-    while True:
-        order = rng.sample(range(count), count)
-        if all(place != index for index, place in enumerate(order)):
-            return order
-
-
 def _distill(folder: Path, name: str, plan: Plan, settings: DemoSettings, console: Console) -> float:
     """Run ``lavic distill`` as a user would; returns its seconds."""
     started = time.monotonic()
     toyshop = folder / "toyshop"
-    metadata = "item2meta_train_blind.json" if name == "blind" else "item2meta_train.json"
+    metadata = BLIND_METADATA if name == "blind" else "item2meta_train.json"
     train_items = plan.items - len(plan_catalogue(plan.items, settings.seed)[1])
     console.info(f"Distilling {'without seeing (pictures shuffled)' if name == 'blind' else 'for real'}")
     run_distill(

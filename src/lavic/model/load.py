@@ -46,8 +46,6 @@ _JSON_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-# Buffers that old checkpoints carry and that current classes compute themselves.
-_COMPUTED = ("position_ids", "rotary_emb.inv_freq")
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def _remedy(source: str) -> str:
 def _check_placed(source: str, info: dict[str, Any]) -> None:
     """Every tensor of the files has a place in the model, and every place got its tensor."""
     missing = sorted(info.get("missing_keys", ()))
-    unexpected = sorted(key for key in info.get("unexpected_keys", ()) if not key.endswith(_COMPUTED))
+    unexpected = sorted(info.get("unexpected_keys", ()))
     mismatched = sorted(str(name) for name, *_ in info.get("mismatched_keys", ()))
     if not (missing or unexpected or mismatched):
         return

@@ -3,7 +3,7 @@
 A captioner cannot answer with one of ten IDs in its prompt. Repetition teaches copying; choices teach
 to compare. Choosing is learnt only when more than the answer is asked (labels only, the input stays as it
 is): at every word of a candidate that names an attribute, whether the candidate still fits what is asked for;
-at its last token its own first free ID token if it is the right one, else a word for no.
+at the line break behind it, its own first free ID token if it is the right one, else a word for no.
 docs/experiments.md has the figures.
 """
 
@@ -22,7 +22,7 @@ from lavic.toyshop.kinds import KINDS, Look, combinations, draw_look
 
 IGNORE = -100
 #: What a single word's comparison counts, against 1 for an answer's token; there are six times as many.
-WORD_WEIGHT = 0.2
+WORD_WEIGHT = 0.5
 _ID_CHARACTERS = string.digits + string.ascii_uppercase
 _REQUESTS = (
     "I am looking for {}.",
@@ -112,7 +112,7 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
     place = len(head)
     for line in lines:
         place += len(line)
-        ends.append(place - 1)  # before the line break
+        ends.append(place)  # the token that holds the line break
     free = _first_free_place([row.item_id for row in rows])
     for row, position in enumerate(_positions(encoding.offsets, ends)):
         label = tokenizer.convert_tokens_to_ids(rows[row].item_id[free]) if row == right else no

@@ -109,3 +109,5 @@ def save_checkpoint(folder: Path, model: LlavaNextForConditionalGeneration, proc
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors are written for their owner only

@@ -129,6 +129,11 @@ class Trainer:
     ) -> None:
         self.fabric, self.task, self.settings = fabric, task, settings
         self.parameters, self.optimizer, self.state = list(parameters.values()), optimizer, state
+        # Steps go through Fabric's wrapper: with fp16 it skips a step whose scaled gradients overflowed.
+        self._stepper = fabric.setup_optimizers(optimizer)
+        self._precision = fabric.strategy.precision
+        if state.scaler:
+            self._precision.load_state_dict(state.scaler)
         self.total = settings.total_steps(task.steps_per_epoch)
         self._saved_at = time.monotonic()
 
@@ -144,7 +149,7 @@ class Trainer:
                 if ends_epoch or self._out_of_patience():
                     break
         state.finished = True
-        self.task.save_checkpoint(state)
+        self._save()
         return state
 
     def _out_of_patience(self) -> bool:
@@ -161,7 +166,7 @@ class Trainer:
         norm = 0.0
         if tokens:
             norm = self._clip()
-            self.optimizer.step()
+            self._stepper.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         self.task.step_done(
@@ -199,6 +204,7 @@ class Trainer:
     def _clip(self) -> float:
         if self.settings.gradient_clip <= 0:
             return 0.0
+        self._precision.unscale_gradients(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
         return float(norm)
 
@@ -216,8 +222,12 @@ class Trainer:
             settings.checkpoint_minutes > 0 and time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
         )
         if validates or by_steps or by_time:
-            self.task.save_checkpoint(state)
-            self._saved_at = time.monotonic()
+            self._save()
+
+    def _save(self) -> None:
+        self.state.scaler = dict(self._precision.state_dict())
+        self.task.save_checkpoint(self.state)
+        self._saved_at = time.monotonic()
 
     def _validate(self) -> None:
         loss = self.task.validate(self.state.step)
