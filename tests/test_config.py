@@ -59,9 +59,7 @@ def test_none_on_the_command_line_takes_a_limit_away(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     config = written(tmp_path, "lr: 0.1\nbatchsize: 4\n")
-    assert (
-        sentence(config, {}) == f"{config}, line 2: unknown setting `batchsize`. Did you mean `batch_size`?"
-    )
+    assert sentence(config, {}) == f"{config}, line 2: unknown setting `batchsize`. Did you mean `batch_size`?"
     config = written(tmp_path, "zzz: 4\n")
     assert sentence(config, {}) == f"{config}, line 1: unknown setting `zzz`. `--help` lists all settings."
 
@@ -85,9 +83,7 @@ def test_a_flag_out_of_range_is_one_sentence_that_names_it(flags: dict[str, obje
 
 def test_a_wrong_value_in_the_file_names_file_and_key(tmp_path: Path) -> None:
     config = written(tmp_path, "batch_size: 0\nlr: -1\n")
-    expected = (
-        f"{config}, batch_size: 0 is too small; it must be at least 1. One more setting needs a look too."
-    )
+    expected = f"{config}, batch_size: 0 is too small; it must be at least 1. One more setting needs a look too."
     assert sentence(config, {}) == expected
     config = written(tmp_path, "batch_size: true\n")
     assert sentence(config, {}) == f"{config}, batch_size: true is not a value of this setting."
@@ -185,9 +181,7 @@ def test_an_interval_is_steps_epochs_or_minutes(text: str, expected: Every) -> N
         ({"devices": "2"}, "--devices: lavic distill uses one device, not 2."),
     ],
 )
-def test_distill_settings_that_do_not_go_together_are_refused(
-    flags: dict[str, object], expected: str
-) -> None:
+def test_distill_settings_that_do_not_go_together_are_refused(flags: dict[str, object], expected: str) -> None:
     assert sentence(None, flags, DistillSettings) == expected
 
 

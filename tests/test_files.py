@@ -234,9 +234,7 @@ def test_hostile_names_are_refused(tmp_path: Path, name: object, problem: str) -
         assert caught.value.problem == problem
 
 
-@pytest.mark.parametrize(
-    "name", ["B08LYS9WYD_4.jpg", "0062_0.jpg", "grüner Hut_0.jpg", "-rf", "~", "é" * 115]
-)
+@pytest.mark.parametrize("name", ["B08LYS9WYD_4.jpg", "0062_0.jpg", "grüner Hut_0.jpg", "-rf", "~", "é" * 115])
 def test_safe_names_stay_as_they_are(tmp_path: Path, name: str) -> None:
     assert safe_name(name) == name
     assert safe_join(tmp_path, name) == tmp_path / name
@@ -274,9 +272,7 @@ def test_a_killed_process_leaves_no_lock_even_while_its_worker_lives(tmp_path: P
         "if worker == 0: os.close(1); time.sleep(60); os._exit(0)\n"
         "print(worker, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True, check=False)
     worker = int(run.stdout)
     try:
         assert run.returncode == -signal.SIGKILL
@@ -310,9 +306,7 @@ def test_a_folder_that_holds_something_is_not_touched_unasked(tmp_path: Path) ->
         prepare_output(tmp_path, resume=False, overwrite=False, known=["a"])
     assert caught.value.sentence == f"{tmp_path}/ holds 4 files or folders already (a, b, c, ...). {mend}"
     with pytest.raises(OutputError) as caught:
-        prepare_output(
-            tmp_path, resume=False, overwrite=False, known=["a"], holds="a run at epoch 1, step 850"
-        )
+        prepare_output(tmp_path, resume=False, overwrite=False, known=["a"], holds="a run at epoch 1, step 850")
     assert caught.value.sentence == f"{tmp_path}/ holds a run at epoch 1, step 850. {mend}"
     with pytest.raises(OutputError) as caught:
         prepare_output(tmp_path, resume=False, overwrite=False, known=[], holds="data", can_resume=False)

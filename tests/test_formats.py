@@ -137,9 +137,7 @@ def test_training_images_in_file_order(tmp_path: Path, log: SkipLog) -> None:
     path = train_file(tmp_path)
     assert list(read_train_metadata(path, log)) == [
         ItemImage("B000000001", "B000000001_0.jpg", "Grüner Hut", "A green hat.", f"{path}, item B000000001"),
-        ItemImage(
-            "B000000001", "B000000001_1.jpg", "Grüner Hut", "The hat from behind.", f"{path}, item B000000001"
-        ),
+        ItemImage("B000000001", "B000000001_1.jpg", "Grüner Hut", "The hat from behind.", f"{path}, item B000000001"),
         ItemImage("0062", "0062_0.jpg", "No Title", "A book.", f"{path}, item 0062"),
     ]
     assert log.summary() == {"skipped": 0, "reasons": {}, "notes": {"titles missing, taken as 'No Title'": 1}}
@@ -227,10 +225,7 @@ def keep(path: Path) -> None:
 
 
 LARGE = json.dumps({f"B{i}": {"title": random.Random(i).randbytes(20).hex()} for i in range(2000)}).encode()
-DAMAGED = (
-    "the archive cannot be unpacked. "
-    "It looks half-copied or of another kind: copy it again, or unpack it first."
-)
+DAMAGED = "the archive cannot be unpacked. It looks half-copied or of another kind: copy it again, or unpack it first."
 SEVERAL = "the archive holds 2 JSON files; one is expected. Unpack it and name the one that is meant."
 BOMB = "the archive unpacks to more than 200 times its size. Unpack it yourself if you trust it."
 

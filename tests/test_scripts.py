@@ -102,9 +102,7 @@ def test_flags_after_the_name_come_last_so_that_they_win(folder: Path, environme
     assert found == ["distill", *WORDS, "--lr", "1e-4", "--prompts", "my file.yaml", "--resume"]
 
 
-def test_it_works_from_anywhere_and_through_a_link(
-    folder: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_it_works_from_anywhere_and_through_a_link(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
     executable(tmp_path / "bin" / "lavic", '#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
     assert called(folder, environment, cwd=tmp_path)[0] == str(folder)
     (tmp_path / "run_training.sh").symlink_to(folder / "run_training.sh")
@@ -118,9 +116,7 @@ def test_it_works_in_the_background(folder: Path, environment: dict[str, str], t
     assert (tmp_path / "called").read_text(encoding="utf-8").splitlines() == ["distill", *WORDS]
 
 
-def test_the_active_environment_goes_before_the_path(
-    folder: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_active_environment_goes_before_the_path(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         executable(tmp_path / variable / "bin" / "lavic", f"#!/bin/sh\necho {variable}\n")
         assert called(folder, environment | {variable: str(tmp_path / variable)}) == [variable]
@@ -134,9 +130,7 @@ def test_without_lavic_on_the_path_it_takes_that_of_venv(
     assert called(folder, environment)[-len(WORDS) - 3 :] == ["-m", "lavic.cli.main", "distill", *WORDS]
 
 
-def test_without_any_lavic_it_says_how_to_install_it(
-    folder: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_without_any_lavic_it_says_how_to_install_it(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bin" / "lavic").unlink()
     for name in ("run_training.sh", "monitor_training.sh"):
         done = subprocess.run(

@@ -25,9 +25,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--help"], *([*name.split(), "--help"] for name in NAMES)], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([*name.split(), "--help"] for name in NAMES)], ids=" ".join)
 def test_help_answers_at_once_and_without_torch(arguments: list[str]) -> None:
     heavy = "{'torch', 'transformers', 'peft', 'PIL', 'numpy', 'matplotlib'}"
     program = (

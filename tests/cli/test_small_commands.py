@@ -52,9 +52,7 @@ def test_convert_brings_photographs_into_the_public_format(
     assert len(list((tmp_path / "data" / "train_images").iterdir())) == found["train_images"] > 0
 
 
-def test_convert_of_a_missing_folder_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convert_of_a_missing_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "missing"
     flags = ["--source_dir", str(source), "--output_dir", str(tmp_path / "data")]
     assert run_command_line(["data", "convert", *flags]) == 2

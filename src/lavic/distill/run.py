@@ -11,7 +11,6 @@ from lavic.distill.criteria import Criterion, judge, met
 from lavic.distill.evaluation import ValidationLoss
 from lavic.distill.setup import (
     Data,
-    base_name,
     collect_data,
     load_model,
     make_dataset,
@@ -168,14 +167,14 @@ def _run_loop(
             seed=settings.seed,
             workers=settings.num_workers,
             output_dir=settings.output_dir,
-            base_name=base_name(settings.model),
+            base_name=base.name,
             skipped=skipped,
             log=log,
             console=console,
             bar=bar,
             best=None if state.best_result is None else ValidationLoss(**state.best_result),  # type: ignore[arg-type]
         )
-        trainer = Trainer(fabric, task, loop, parameters, optimizer, state)
+        trainer = Trainer(fabric, task, loop, parameters, optimizer, state, notice=console.info)
         _announce(settings, console, log, base, wrapped, data, total, state, resumed=resumed)
         if settings.validate_before_training and not resumed:
             task.validate(0)

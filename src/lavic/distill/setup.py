@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from lavic.console import Console
 from lavic.distill.config import DistillSettings
@@ -96,8 +95,3 @@ def make_loop_settings(settings: DistillSettings, samples: int) -> LoopSettings:
         checkpoint_minutes=checkpoint.amount if checkpoint.unit == "minutes" else 0.0,
         patience=settings.early_stopping,
     )
-
-
-def base_name(name: str) -> str:
-    """How results name the model: a hub name as it is, a folder by its last part."""
-    return Path(name).resolve().name if Path(name).is_dir() else name

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,19 +94,20 @@ class DistillTask:
 
     # -- steps ---------------------------------------------------------------------------------------------
 
-    def steps(self, epoch: int, first: int) -> Iterator[list[MicroStep]]:
+    def steps(self, epoch: int, first: int) -> Generator[list[MicroStep], None, None]:
         """The optimizer steps of an epoch from number ``first`` on."""
         lengths = [len(sample.sequence.input_ids) for sample in self.train.samples]
         batches = epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=epoch)
         group: list[MicroStep] = []
         remaining = batches[first * self.accumulation :]
         set_lora_dropout(self.wrapped, True)
-        for number, batch in enumerate(micro_batches(self.train, remaining, workers=self.workers), start=1):
-            self._list_failed(self.train, batch)
-            group.append(DistillMicroStep(self, batch))
-            if len(group) == self.accumulation or number == len(remaining):
-                yield group
-                group = []
+        with closing(micro_batches(self.train, remaining, workers=self.workers)) as batches_read:
+            for number, batch in enumerate(batches_read, start=1):
+                self._list_failed(self.train, batch)
+                group.append(DistillMicroStep(self, batch))
+                if len(group) == self.accumulation or number == len(remaining):
+                    yield group
+                    group = []
 
     def step_done(self, report: StepReport) -> None:
         """Log a step and move the bar."""
@@ -195,9 +197,13 @@ class DistillTask:
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, state: RunState) -> None:
-        """Write the one checkpoint file; the event row comes first, so that a whole checkpoint has all its rows."""
-        self.log.checkpoint(state.step, path="checkpoint.safetensors", finished=state.finished)
+    def save_checkpoint(self, state: RunState, *, record: bool) -> None:
+        """Write the one checkpoint file; its event row comes first, so that a whole checkpoint has all its rows.
+
+        What a user's Ctrl-C saves is not recorded: an uninterrupted run would not have that row.
+        """
+        if record:
+            self.log.checkpoint(state.step, path="checkpoint.safetensors", finished=state.finished)
         state.event_rows = self.log.rows
         state.best_result = None if self.best is None else asdict(self.best)
         save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)

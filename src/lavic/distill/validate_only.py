@@ -5,7 +5,7 @@ from __future__ import annotations
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import validate
-from lavic.distill.setup import base_name, collect_data, load_model, make_dataset, make_prefix
+from lavic.distill.setup import collect_data, load_model, make_dataset, make_prefix
 from lavic.formats import SkipLog
 from lavic.model.adapters import load_vision_adapter, read_lora_settings, set_lora_dropout
 from lavic.model.visual_tokens import FiveTokenModel
@@ -44,7 +44,7 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
             on_batch=bar.advance,
         )
     summary = {
-        "model": base_name(settings.model),
+        "model": base.name,
         "adapter": str(settings.adapter) if settings.adapter else "none",
         "val_loss": result.loss_without_eos,
         "val_perplexity": result.perplexity_without_eos,

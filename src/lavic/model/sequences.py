@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Encoding, Tokenizer
@@ -61,14 +63,18 @@ class TokenBatch:
     is_eos: Tensor
     left_padded: bool = False
 
+    def pin_memory(self) -> TokenBatch:
+        """The same batch in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch on another device."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in fields(self)
-            if field.name != "left_padded"
-        }
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 class SequenceBuilder:

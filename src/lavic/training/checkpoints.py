@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lavic.errors import OutputError
 from lavic.files import write_atomic
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+_AGAIN = "Start again with --overwrite."
 
 
 @dataclass
@@ -83,37 +84,37 @@ def read_state(folder: Path) -> RunState | None:
         raise OutputError(
             f"is not a checkpoint that can be resumed ({error})",
             where=str(path),
-            remedy="Start again with --overwrite.",
+            remedy=_AGAIN,
         ) from None
 
 
 def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Fill weights and optimizer from the checkpoint, bit for bit.
+    """Fill weights and optimizer from the checkpoint, bit for bit; all of them or none.
 
     Raises:
-        OutputError: it belongs to another model or other LoRA settings.
+        OutputError: it is damaged, or belongs to another model or other LoRA settings.
     """
     path = folder / CHECKPOINT_FILE
-    with safe_open(path, framework="pt") as stored:
-        keys = set(stored.keys())
-        expected = {f"weight/{name}" for name in parameters}
-        if {key for key in keys if key.startswith("weight/")} != expected:
-            raise OutputError(
-                "belongs to a run of another model", where=str(path), remedy="Start again with --overwrite."
-            )
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                weight = stored.get_tensor(f"weight/{name}")
-                if weight.shape != parameter.shape:
-                    raise OutputError("belongs to a run with other LoRA settings", where=str(path))
-                parameter.copy_(weight)
-                optimizer.state[parameter] = {
-                    key.split("/", 2)[1]: _placed(stored.get_tensor(key), key, parameter)
-                    for key in sorted(keys)
-                    if key.startswith("optimizer/") and key.split("/", 2)[2] == name
-                }
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise OutputError(f"cannot be read ({error})", where=str(path), remedy=_AGAIN) from None
+    weights = {name.removeprefix("weight/"): tensor for name, tensor in stored.items() if name.startswith("weight/")}
+    if weights.keys() != parameters.keys():
+        raise OutputError("belongs to a run of another model", where=str(path), remedy=_AGAIN)
+    if any(weights[name].shape != parameter.shape for name, parameter in parameters.items()):
+        raise OutputError("belongs to a run with other LoRA settings", where=str(path), remedy=_AGAIN)
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+    for key, tensor in stored.items():
+        if key.startswith("optimizer/"):
+            _, kind, name = key.split("/", 2)
+            moments[name][kind] = _placed(tensor, kind, parameters[name])
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+            optimizer.state[parameter] = moments[name]
 
 
-def _placed(value: Tensor, key: str, parameter: nn.Parameter) -> Tensor:
+def _placed(value: Tensor, kind: str, parameter: nn.Parameter) -> Tensor:
     # AdamW keeps its step counter on the CPU.
-    return value if key.startswith("optimizer/step/") else value.to(parameter.device)
+    return value if kind == "step" else value.to(parameter.device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +51,11 @@ class MicroBatch:
     views: Tensor
     failed: tuple[tuple[int, str], ...]
 
+    def pin_memory(self) -> MicroBatch:
+        """The same with page-locked tensors, which the loader asks for where there is a GPU."""
+        tokens = None if self.tokens is None else self.tokens.pin_memory()
+        return replace(self, tokens=tokens, views=self.views.pin_memory())
+
 
 class MicroBatches(Dataset[MicroBatch]):
     """Makes a micro-batch from a list of sample indices; runs in worker processes."""
@@ -91,18 +97,28 @@ class MicroBatches(Dataset[MicroBatch]):
         return MicroBatch(tuple(good), tokens, torch.stack(pictures), tuple(failed))
 
 
-def micro_batches(dataset: MicroBatches, batches: list[list[int]], *, workers: int) -> Iterator[MicroBatch]:
+def micro_batches(
+    dataset: MicroBatches, batches: list[list[int]], *, workers: int
+) -> Generator[MicroBatch, None, None]:
     """The micro-batches in the given order, read ahead by ``workers`` processes (0: in this one)."""
     if not batches:
         return
+    # More processes than cores only get in each other's way, and torch warns of them.
+    processes = min(workers, len(batches), os.cpu_count() or 1)
     loader: DataLoader[MicroBatch] = DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,
-        num_workers=min(workers, len(batches)),
-        prefetch_factor=4 if workers else None,
+        num_workers=processes,
+        prefetch_factor=4 if processes else None,
         pin_memory=torch.cuda.is_available(),
         # Its own generator: iter() would otherwise take a number from the global one.
         generator=torch.Generator().manual_seed(0),
     )
-    yield from loader
+    iterator = iter(loader)
+    try:
+        while (batch := next(iterator, None)) is not None:
+            yield batch
+    finally:
+        # Its workers end here, not at the interpreter's exit, where torch can no longer end them in order.
+        del iterator

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from lavic.errors import TrainingError
 from lavic.training.checkpoints import RunState
+from lavic.training.interrupts import Interrupts
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Task(Protocol):
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
 
-    def steps(self, epoch: int, first: int) -> Iterator[list[MicroStep]]:
+    def steps(self, epoch: int, first: int) -> Generator[list[MicroStep], None, None]:
         """The optimizer steps of an epoch (0-based) from number ``first`` (0-based, in the epoch) on."""
 
     def validate(self, step: int) -> float:
@@ -96,8 +98,8 @@ class Task(Protocol):
     def epoch_done(self, epoch: int) -> None:
         """Called behind the validation that ends an epoch (0-based)."""
 
-    def save_checkpoint(self, state: RunState) -> None:
-        """Write a checkpoint of the state."""
+    def save_checkpoint(self, state: RunState, *, record: bool) -> None:
+        """Write a checkpoint of the state; ``record`` notes it among the run's events too."""
 
 
 def learning_rate(settings: LoopSettings, step: int, total: int) -> float:
@@ -126,7 +128,10 @@ class Trainer:
         parameters: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         state: RunState,
+        *,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.notice = notice
         self.fabric, self.task, self.settings = fabric, task, settings
         self.parameters, self.optimizer, self.state = list(parameters.values()), optimizer, state
         # Steps go through Fabric's wrapper: with fp16 it skips a step whose scaled gradients overflowed.
@@ -138,19 +143,33 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def run(self) -> RunState:
-        """Train to the last step, or until validations stop improving."""
-        state, per_epoch = self.state, self.task.steps_per_epoch
-        while state.step < self.total and not self._out_of_patience():
-            epoch, first = divmod(state.step, per_epoch)
-            for micro_steps in self.task.steps(epoch, first):
-                self._step(micro_steps)
-                ends_epoch = state.step % per_epoch == 0 or state.step == self.total
-                self._between_steps(epoch, ends_epoch=ends_epoch)
-                if ends_epoch or self._out_of_patience():
-                    break
+        """Train to the last step, or until validations stop improving.
+
+        Raises:
+            KeyboardInterrupt: the user stopped the run; its state is saved.
+        """
+        state = self.state
+        with Interrupts(self.notice) as interrupts:
+            while state.step < self.total and not self._out_of_patience():
+                self._epoch(interrupts)
         state.finished = True
         self._save()
         return state
+
+    def _epoch(self, interrupts: Interrupts) -> None:
+        """The steps of one epoch from where the state stands."""
+        state, per_epoch = self.state, self.task.steps_per_epoch
+        epoch, first = divmod(state.step, per_epoch)
+        with closing(self.task.steps(epoch, first)) as steps:
+            for micro_steps in steps:
+                self._step(micro_steps)
+                ends_epoch = state.step % per_epoch == 0 or state.step == self.total
+                self._between_steps(epoch, ends_epoch=ends_epoch)
+                if interrupts.requested:
+                    self._save(record=False)
+                    raise KeyboardInterrupt
+                if ends_epoch or self._out_of_patience():
+                    return
 
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.state.bad_validations >= self.settings.patience
@@ -224,9 +243,9 @@ class Trainer:
         if validates or by_steps or by_time:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self, *, record: bool = True) -> None:
         self.state.scaler = dict(self._precision.state_dict())
-        self.task.save_checkpoint(self.state)
+        self.task.save_checkpoint(self.state, record=record)
         self._saved_at = time.monotonic()
 
     def _validate(self) -> None:

@@ -1,0 +1,47 @@
+"""Ctrl-C in a long run: the first one lets the step end and saves it, the second one stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Self
+
+
+class Interrupts:
+    """While the block runs, SIGINT and SIGTERM set ``requested`` once; after that they act as usual.
+
+    Python raises KeyboardInterrupt wherever it happens to be, and swallows it inside a destructor; a run
+    that looks at ``requested`` between its steps ends in order and loses nothing.
+
+    Args:
+        notice: called with a sentence for the user when the first signal comes.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self.requested = False
+        self._notice = notice
+        self._before: dict[signal.Signals, object] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+        self._notice("Stopping after this step; once more stops at once.")
+
+    def _restore(self) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {kind: signal.signal(kind, self._handle) for kind in self._SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()

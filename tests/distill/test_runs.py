@@ -1,0 +1,264 @@
+"""Whole runs of ``lavic distill``: what they write, and that a resumed one ends bit for bit the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_world import flags, make_world, skipped, train_rows, write_train_rows
+
+from lavic.cli.main import run_command_line
+from lavic.distill.task import ADAPTER_FOLDER, DistillTask
+from lavic.files import sha256_file
+from lavic.model.load import load_base
+from lavic.training.checkpoints import CHECKPOINT_FILE, read_state
+from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS
+
+# Dropout, shuffling, workers, uneven accumulation, warm-up, cosine, validation inside the epoch.
+HARD = {
+    "batch_size": 3,
+    "gradient_accumulation": 2,
+    "num_epochs": 2,
+    "num_workers": 2,
+    "warmup": 1,
+    "schedule": "cosine",
+    "val_every": "2",
+    "checkpoint_every": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    assert run_command_line(flags(world, output, **HARD)) == 0
+    return output
+
+
+def events(output: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in (output / EVENTS_FILE).read_text().splitlines()]
+    for row in rows:
+        for name in TIMING_FIELDS:
+            row.pop(name, None)
+        settings = row.get("settings")
+        if isinstance(settings, dict):
+            for name in ("output_dir", "log_dir", "resume", "overwrite"):
+                settings.pop(name, None)
+    return rows
+
+
+def test_a_run_leaves_what_the_guide_promises(finished: Path) -> None:
+    adapter = finished / ADAPTER_FOLDER
+    assert {path.name for path in adapter.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+    }
+    for epoch in (1, 2):
+        lines = (finished / f"val_metrics_epoch_{epoch}.txt").read_text().splitlines()
+        assert lines[0].startswith("Val Loss: ")
+        assert lines[1].startswith("Val PPL: ")
+        loss, perplexity = (float(line.split(": ")[1]) for line in lines[:2])
+        assert perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+    (log,) = (finished.parent / "logs").glob("training_*.log")
+    text = log.read_text()
+    for word in ("train_loss=", "val_loss=", "val_perplexity=", "Best LoRA adapter saved."):
+        assert word in text
+    assert list((finished / "tensorboard").glob("events.*"))
+    assert (finished / "config.yaml").exists()
+    assert json.loads((finished / "versions.json").read_text())["torch"]
+    # 16 samples in micro-batches of 3: 6 of them, 3 optimizer steps an epoch, 2 epochs.
+    state = read_state(finished)
+    assert state is not None
+    assert (state.step, state.finished) == (6, True)
+
+
+def test_the_recorded_loss_of_the_best_adapter_is_measured_again_exactly(
+    world: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = read_state(finished)
+    assert state is not None
+    assert state.best_result is not None
+    again = flags(world, finished.parent / "unused", validate_only=True, adapter=finished / ADAPTER_FOLDER)
+    assert run_command_line([*again, "--json", "--batch_size", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["val_loss_with_eos"] == state.best_result["loss"] == state.best_loss
+    assert found["val_loss"] == state.best_result["loss_without_eos"]
+    assert not (finished.parent / "unused").exists()
+
+
+class KilledError(RuntimeError):
+    """Stands for the end of the process at an awkward place."""
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [("step_done", 1), ("step_done", 4), ("keep_best", 1), ("validate", 2), ("save_checkpoint", 3), ("epoch_done", 1)],
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    world: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    call: int,
+) -> None:
+    calls = 0
+    original = getattr(DistillTask, method)
+
+    def struck(self: DistillTask, *arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KilledError
+        return original(self, *arguments, **named)
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillTask, method, struck)
+        assert run_command_line(flags(world, output, **HARD)) == 70
+    assert run_command_line(flags(world, output, **HARD, resume=True)) == 0
+    if (method, call) != ("step_done", 1):
+        assert "Resumed at step " in capsys.readouterr().err
+    for name in (CHECKPOINT_FILE, f"{ADAPTER_FOLDER}/adapter_model.safetensors", f"{ADAPTER_FOLDER}/README.md"):
+        assert sha256_file(output / name) == sha256_file(finished / name), name
+    for epoch in (1, 2):
+        name = f"val_metrics_epoch_{epoch}.txt"
+        assert (output / name).read_bytes() == (finished / name).read_bytes()
+    assert events(output) == events(finished)
+    assert not list(output.glob("**/.*.part"))
+
+
+def test_a_finished_run_says_so(world: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(flags(world, finished, **HARD, resume=True)) == 0
+    assert "has finished already, at step 6" in capsys.readouterr().err
+
+
+def test_a_full_folder_is_refused_without_resume_or_overwrite(
+    world: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sha256_file(finished / CHECKPOINT_FILE)
+    assert run_command_line(flags(world, finished, **HARD)) == 2
+    error = capsys.readouterr().err
+    assert "holds a run at step 6 (finished)" in error
+    assert "--resume" in error
+    assert "--overwrite" in error
+    assert sha256_file(finished / CHECKPOINT_FILE) == before
+
+
+def test_resuming_with_other_settings_names_them(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    original = DistillTask.step_done
+
+    def struck(self: DistillTask, report: object) -> None:
+        original(self, report)  # type: ignore[arg-type]
+        if report.step == 2:  # type: ignore[attr-defined]
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillTask, "step_done", struck)
+        assert run_command_line(flags(world, output, **HARD)) == 70
+    capsys.readouterr()
+    assert run_command_line(flags(world, output, **{**HARD, "lr": "1e-4"}, resume=True)) == 2
+    assert "--lr (was 0.002, is 0.0001)" in capsys.readouterr().err
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(world: Path, tmp_path: Path) -> None:
+    assert run_command_line(flags(world, tmp_path / "out", max_steps=1, resume=True)) == 0
+    state = read_state(tmp_path / "out")
+    assert state is not None
+    assert state.step == 1
+
+
+def test_training_leaves_every_frozen_weight_as_it_was(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    original = DistillTask.epoch_done
+
+    def look(self: DistillTask, epoch: int) -> None:
+        original(self, epoch)
+        seen.update({name: value.clone() for name, value in self.model.llava.state_dict().items()})
+
+    monkeypatch.setattr(DistillTask, "epoch_done", look)
+    assert run_command_line(flags(world, tmp_path / "out", max_steps=3, warmup=0)) == 0
+    expected = load_base("tiny").model.state_dict()
+    compared = 0
+    for name, value in seen.items():
+        if "lora_" in name:
+            continue
+        assert torch.equal(value, expected[name.replace(".base_layer", "")]), name
+        compared += 1
+    assert compared == len(expected)
+    trained = load_file(tmp_path / "out" / ADAPTER_FOLDER / "adapter_model.safetensors")
+    assert any(float(tensor.abs().sum()) > 0 for name, tensor in trained.items() if "lora_B" in name)
+
+
+def test_accumulated_micro_batches_are_one_batch(world: Path, tmp_path: Path) -> None:
+    # One step over 16 samples, once as 16 and once as 6 uneven micro-batches: the same mean over tokens.
+    losses = []
+    for name, size, accumulation in (("one", 16, 1), ("many", 3, 6)):
+        output = tmp_path / name
+        sizes = {"batch_size": size, "gradient_accumulation": accumulation}
+        assert run_command_line(flags(world, output, **sizes, lora_dropout=0, max_steps=1)) == 0
+        losses.append(next(row["train_loss"] for row in events(output) if row["kind"] == "step"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    one, many = (load_file(tmp_path / name / CHECKPOINT_FILE) for name in ("one", "many"))
+    for name in one:
+        if name.startswith("optimizer/exp_avg/"):
+            torch.testing.assert_close(one[name], many[name], rtol=2e-3, atol=1e-7)
+
+
+def test_early_stopping_ends_after_validations_that_did_not_help(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    # A rate this small moves the loss by less than it is measured to: the first validation stays the best.
+    more = {"lr": "1e-12", "val_every": "1", "early_stopping": 2, "num_epochs": 9}
+    assert run_command_line(flags(world, output, **more)) == 0
+    state = read_state(output)
+    assert state is not None
+    assert state.step < 9 * 4
+    assert state.bad_validations == 2
+
+
+def test_max_samples_counts_pictures_that_are_there(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", items=15)
+    rows = train_rows(world)
+    first = next(iter(rows))
+    (world / "train_images" / f"{first}_0.jpg").unlink()
+    assert run_command_line(flags(world, tmp_path / "out", max_samples=4, max_steps=1)) == 0
+    start = events(tmp_path / "out")[0]
+    assert start["train_samples"] == 4
+    assert [row["key"] for row in skipped(tmp_path / "out")] == [f"{first}_0.jpg"]
+
+
+def test_require_criteria_decides_the_exit_code(world: Path, tmp_path: Path) -> None:
+    wanted = {"max_steps": 1, "adapter_size_mb": 99, "overwrite": True}
+    assert run_command_line(flags(world, tmp_path / "out", **wanted)) == 0
+    assert run_command_line(flags(world, tmp_path / "out", **wanted, require_criteria=True)) == 1
+
+
+def test_a_title_that_is_missing_is_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = make_world(tmp_path / "world", items=15)
+    rows = train_rows(world)
+    for place, row in enumerate(rows.values()):
+        if place == 0:
+            del row["title"]
+        if place == 1:
+            row["title"] = None
+    write_train_rows(world, rows)
+    assert run_command_line([*flags(world, tmp_path / "out", max_steps=1), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["skipped"] == 0
+    assert summary["notes"] == {"titles missing, taken as 'No Title'": 2}
