@@ -134,7 +134,7 @@ class Teacher:
             else:
                 pixels, texts = lessons.draw(batch)
                 sequences = [lessons.prompt(one, chat=rng.random() < 0.3) for one in texts]
-                keep = sorted(rng.sample(range(135), rng.randint(4, 110))) if rng.random() < 0.6 else None
+                keep = sorted(rng.sample(range(135), rng.randint(20, 110))) if rng.random() < 0.6 else None
                 with torch.autocast("cpu", dtype=torch.bfloat16):
                     features, cls = states(self.model, pixels)
                     image_tokens = packed_image_tokens(self.model, features)

@@ -23,6 +23,8 @@ from lavic.toyshop.kinds import KINDS, Look, combinations, draw_look
 IGNORE = -100
 #: What a single word's comparison counts, against 1 for an answer's token; there are six times as many.
 WORD_WEIGHT = 0.5
+#: What the answer's first free token counts: it alone tells whether the right candidate was looked up.
+FREE_WEIGHT = 10.0
 _ID_CHARACTERS = string.digits + string.ascii_uppercase
 _REQUESTS = (
     "I am looking for {}.",
@@ -121,6 +123,7 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
     start = next(index for index, (_, end) in enumerate(encoding.offsets) if end > len(prompt)) + 1
     for position in range(start, len(ids)):
         targets[position - 1] = ids[position]
+    weights[start + free - 1] = FREE_WEIGHT
     return Exercise(ids, targets, weights, answer, start)
 
 
