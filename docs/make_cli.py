@@ -1,6 +1,6 @@
-"""Write docs/cli.md from what `lavic ... --help` shows; tests/test_docs.py says when it is stale.
+"""`python docs/make_cli.py` writes docs/cli.md from what `lavic ... --help` shows.
 
-    python docs/make_cli.py
+tests/test_docs.py says when that page is stale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ answer is no; 2 wrong input or usage; 130 interrupted; 70 a defect of lavic.
 
 def cli_markdown() -> str:
     """The whole page."""
-    links = "\n".join(f"- [`lavic {command.name}`](#{_anchor(command.name)}): {command.summary}" for command in COMMANDS)
+    links = "\n".join(
+        f"- [`lavic {command.name}`](#{_anchor(command.name)}): {command.summary}" for command in COMMANDS
+    )
     return "\n".join([HEAD, links, "", *(_section(command) for command in COMMANDS)])
 
 

@@ -88,7 +88,7 @@ COMMANDS = (
         "Bring a folder of product photographs into the public data set's format.",
         (
             "lavic data convert --source_dir catalogue --output_dir data",
-            "lavic data convert --source_dir catalogue --output_dir data --text caption --valid_share 0.3",
+            "lavic data convert --source_dir catalogue --output_dir data --text captions --valid_share 0.3",
         ),
         "Run the same command with --overwrite.",
     ),

@@ -25,7 +25,8 @@ def run_convert(settings: ConvertSettings, console: Console) -> Outcome:
         console.warn(f"{result.skipped} rows or pictures were left out; {result.output_dir}/skipped.jsonl lists them.")
     folder = result.output_dir
     command = (
-        f"lavic distill --train_data {folder}/item2meta_train.json --val_data {folder}/item2meta_valid.jsonl "
+        f"lavic distill --model tiny --train_data {folder}/item2meta_train.json "
+        f"--val_data {folder}/item2meta_valid.jsonl "
         f"--train_images_dir {folder}/train_images --val_images_dir {folder}/valid_images"
     )
     return Outcome({**asdict(result), "output_dir": str(folder)}, next_step=f"Next: {command}")

@@ -36,7 +36,7 @@ KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", "logs", "summary.json", "repor
 BLIND_METADATA = "item2meta_train_blind.json"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
-FULL_STEPS, FULL_ITEMS = 1600, 12_000
+FULL_STEPS, FULL_ITEMS = 600, 5_000
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class DistillSettings(Settings):
     )
     train_data: Path = setting(
         Path("data/item2meta_train.json"),
-        "Training items with their descriptions (.json, .jsonl, or either one zipped).",
+        "Training items with their descriptions (one JSON object, plain, .zip or .gz).",
         panel=DATA,
     )
     val_data: Path = setting(

@@ -124,6 +124,8 @@ def _train(settings: DistillSettings, console: Console, skipped: SkipLog, state:
             adapter_size_mb=settings.adapter_size_mb,
         )
         _print_criteria(criteria, console)
+        if skipped.count:
+            log.skipped(skipped.count, reasons=dict(skipped.by_reason))
         log.end("finished", best_step=state.best_step, best_loss=state.best_loss)
     return _outcome(settings, state, best, skipped, criteria)
 
@@ -230,10 +232,10 @@ def _announce(
 
 def _print_criteria(criteria: list[Criterion], console: Console) -> None:
     words = {True: "yes", False: "NO", None: "not judged"}
-    console.table(
-        [[criterion.name, criterion.expected, criterion.found, words[criterion.holds]] for criterion in criteria],
-        header=["criterion", "expected", "found", "holds"],
-    )
+    rows = [[criterion.name, criterion.expected, criterion.found, words[criterion.holds]] for criterion in criteria]
+    console.table(rows, header=["criterion", "expected", "found", "holds"])
+    for name, expected, found, holds in rows:
+        console.log(f"criterion: {name}: expected {expected}, found {found}, holds: {holds}")
     if any(criterion.holds is None for criterion in criteria):
         console.info("Loss and perplexity are judged for models of a billion parameters and more.")
 
@@ -261,5 +263,6 @@ def _outcome(
     return Outcome(
         summary=summary,
         exit_code=1 if settings.require_criteria and not met(criteria) else 0,
-        next_step=f"Check it again with: lavic distill --validate_only --adapter {adapter} --model {settings.model}",
+        next_step=f"Check it again with: lavic distill --validate_only --adapter {adapter} --model {settings.model} "
+        f"--val_data {settings.val_data} --val_images_dir {settings.val_images_dir}",
     )

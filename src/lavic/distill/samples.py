@@ -86,8 +86,5 @@ def require_samples(samples: list[Sample], path: Path, images_dir: Path, skipped
         )
     frequent = skipped.by_reason.most_common(1)
     because = f"; most frequent reason, {frequent[0][1]} times: {frequent[0][0]}" if frequent else ""
-    raise NothingLeftError(
-        f"no sample is left{because}",
-        where=str(path),
-        remedy="skipped.jsonl in the output folder lists them all.",
-    )
+    lists = f"{skipped.path} lists them all." if skipped.path else "Check the pictures' folder and the descriptions."
+    raise NothingLeftError(f"no sample is left{because}", where=str(path), remedy=lists)

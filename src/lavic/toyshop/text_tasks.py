@@ -21,7 +21,7 @@ from lavic.toyshop import grammar
 from lavic.toyshop.kinds import KINDS, Look, combinations, draw_look
 
 IGNORE = -100
-#: What a single word's comparison counts, against 1 for an answer's token; there are six times as many.
+#: What a single word's comparison counts, against 1 for an answer's token; there are four times as many.
 WORD_WEIGHT = 0.5
 #: What the answer's first free token counts: it alone tells whether the right candidate was looked up.
 FREE_WEIGHT = 10.0

@@ -1,4 +1,4 @@
-"""The tiny LLaVA-NeXT: the classes of the 7B, a few hundred thousand times less arithmetic.
+"""The tiny LLaVA-NeXT: the classes of the 7B, some 90,000 times less arithmetic a picture.
 
 Nothing here is a stand-in: tower, projector, language model, tokenizer and processor are the very
 classes that load the published checkpoints, only their sizes differ.
