@@ -269,6 +269,15 @@ def test_a_flag_out_of_range_is_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_fp16_on_a_cpu_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = refused(capsys, flags(world, tmp_path / "out", device="cpu", precision="fp16"))
+    assert "--precision fp16: fp16 needs a GPU. On a CPU take fp32 or bf16." in sentence
+
+
+def test_bf16_on_a_cpu_trains(world: Path, tmp_path: Path) -> None:
+    assert run_command_line(flags(world, tmp_path / "out", device="cpu", precision="bf16", max_steps=2)) == 0
+
+
 def test_an_output_path_that_is_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("mine")
     sentence = refused(capsys, flags(world, tmp_path / "out"))

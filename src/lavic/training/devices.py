@@ -26,7 +26,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(asked: str | None, device: torch.device) -> str:
-    """What was asked for; else fp32 on a CPU, and bf16 (or fp16 on older cards) on a GPU."""
+    """What was asked for; else fp32 on a CPU, and bf16 (or fp16 on older cards) on a GPU.
+
+    Raises:
+        ConfigError: fp16 is asked for on a CPU, where autocast does not know it.
+    """
+    if asked == "fp16" and device.type == "cpu":
+        raise ConfigError("fp16 needs a GPU", where="--precision fp16", remedy="On a CPU take fp32 or bf16.")
     if asked is not None:
         return asked
     if device.type == "cpu":
