@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from lavic.errors import ConfigError
+from lavic.errors import ConfigError, InputError
+from lavic.files import open_regular
 
 #: Stands where the visual tokens go; the sequence builder turns it into V placeholders.
 VISUAL_TOKENS = "{visual_tokens}"
@@ -88,9 +89,12 @@ def load_prompts(path: Path | None) -> Prompts:
     if path is None:
         return DEFAULT_PROMPTS
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        with open_regular(path) as stream:
+            loaded = yaml.safe_load(stream.read().decode("utf-8"))
+    except InputError as error:
+        raise ConfigError(error.problem, where=f"--prompts {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ConfigError(f"cannot be read as YAML ({reason})", where=f"--prompts {path}") from None
     if not isinstance(loaded, dict):
         raise ConfigError("must hold names and wordings", where=f"--prompts {path}")

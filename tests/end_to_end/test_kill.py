@@ -15,7 +15,7 @@ from small_world import flags, make_world
 
 from lavic.distill.task import ADAPTER_FOLDER
 from lavic.files import sha256_file
-from lavic.training.checkpoints import CHECKPOINT_FILE
+from lavic.training.checkpoints import CHECKPOINT_FILE, read_state
 
 EPOCHS = 20  # 60 optimizer steps: a kill strikes before the run is over
 MORE = {
@@ -30,11 +30,18 @@ MORE = {
 }
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], *, new_group: bool = False) -> subprocess.Popen[str]:
     """The command in a process of its own, its threads as many as everywhere in this file."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lavic.cli.main", *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=new_group,
+    )
 
 
 def wait_for_steps(process: subprocess.Popen[str], output: Path, steps: int) -> None:
@@ -93,6 +100,25 @@ def test_a_run_killed_twice_ends_with_the_same_bytes(world: Path, expected: dict
 def test_twenty_kills_at_seeded_moments(world: Path, expected: dict[str, str], tmp_path: Path, seed: int) -> None:
     killed_and_resumed(world, tmp_path / "out", random.Random(seed), kills=2)
     assert digests(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_stops_the_run_in_order(world: Path, tmp_path: Path, kind: signal.Signals) -> None:
+    # As a terminal does on Ctrl-C, and a batch system when the time is up: the reading processes get it too.
+    output = tmp_path / "out"
+    process = start(flags(world, output, **{**MORE, "num_epochs": 500, "checkpoint_every": "10m"}), new_group=True)
+    wait_for_steps(process, output, 5)
+    os.killpg(process.pid, kind)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error.count("Stopping after this step; once more stops at once.") == 1
+    assert "Error: interrupted. Run the same command with --resume" in error
+    assert "Traceback" not in error
+    # The step that was under way is the step that was saved.
+    steps = [line for line in (output / "events.jsonl").read_text().splitlines() if '"kind": "step"' in line]
+    state = read_state(output)
+    assert state is not None
+    assert state.step == len(steps) >= 5
 
 
 def test_ctrl_c_says_how_to_go_on_and_resuming_ends_the_same(

@@ -5,45 +5,57 @@ from __future__ import annotations
 import torch
 from peft import PeftModel
 
+from lavic.config import CONFIG_FILE
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.criteria import Criterion, judge, met
 from lavic.distill.evaluation import ValidationLoss
 from lavic.distill.setup import (
     Data,
+    check_inputs,
     collect_data,
     load_model,
     make_dataset,
     make_loop_settings,
     make_prefix,
+    read_metadata,
 )
 from lavic.distill.task import ADAPTER_FOLDER, DistillTask
 from lavic.distill.validate_only import run_validation
-from lavic.errors import ConfigError
 from lavic.files import FolderLock, prepare_output
+from lavic.folders import LOCK_NAME
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters, trainable_by_part
 from lavic.model.load import BaseModel
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, read_state, restore
 from lavic.training.devices import choose_device, choose_precision, make_fabric
-from lavic.training.identity import check_same_run, identity_of
+from lavic.training.failures import machine_failures
+from lavic.training.identity import check_same_run, identity_of, names_mark, weights_mark
+from lavic.training.loaders import Sample
 from lavic.training.loop import Trainer
-from lavic.training.run_log import RUN_LOG_NAMES, RunLog
+from lavic.training.run_log import EVENTS_FILE, RUN_LOG_NAMES, RunLog, read_rows
 from lavic.training.sampler import steps_per_epoch
 
+SKIPPED_FILE = "skipped.jsonl"
 #: What a run writes into its folder; --overwrite deletes these and nothing else.
 KNOWN_OUTPUTS = (
     ADAPTER_FOLDER,
     CHECKPOINT_FILE,
     *RUN_LOG_NAMES,
     "val_metrics_epoch_*.txt",
-    "skipped.jsonl",
+    SKIPPED_FILE,
     "config.yaml",
     "versions.json",
 )
-# Settings that may differ between a run and its resumption without changing its result.
+# Settings that may differ between a run and its resumption without changing its result. Data and prompts may
+# lie elsewhere by now: their content is compared.
 _FREE_TO_CHANGE = {
+    "train_data",
+    "val_data",
+    "train_images_dir",
+    "val_images_dir",
+    "prompts",
     "num_workers",
     "checkpoint_every",
     "log_dir",
@@ -65,28 +77,28 @@ def run(settings: DistillSettings, console: Console) -> Outcome:
     Raises:
         LavicError: see ``lavic.errors``; the last good checkpoint stays.
     """
-    for path in (settings.val_data,) if settings.validate_only else (settings.train_data, settings.val_data):
-        if not path.exists():
-            raise ConfigError("there is no such file", where=str(path), remedy=_DATA_REMEDY)
-    if settings.validate_only:
-        return run_validation(settings, console)
-    with FolderLock(settings.output_dir):
-        state = _prepare(settings)
-        if state is not None and state.finished:
-            console.info(f"The run in {settings.output_dir}/ has finished already, at step {state.step}.")
-            return Outcome(summary={"output_dir": str(settings.output_dir), "step": state.step, "status": "finished"})
-        with SkipLog(settings.output_dir / "skipped.jsonl", resume=state is not None) as skipped:
-            return _train(settings, console, skipped, state)
-
-
-_DATA_REMEDY = (
-    "Give --train_data and --val_data, or make a small world to try: lavic toyshop --output-dir toyshop --items 600."
-)
+    check_inputs(settings)
+    with machine_failures():
+        if settings.validate_only:
+            return run_validation(settings, console)
+        with FolderLock(settings.output_dir):
+            state = _prepare(settings)
+            identity = _identity(settings)
+            if state is not None:
+                check_same_run(state, identity, settings.output_dir, console.warn, whole=False)
+            with SkipLog(settings.output_dir / SKIPPED_FILE, resume=state is not None) as skipped:
+                if state is not None and state.finished:
+                    return _finished_already(settings, console, skipped, state)
+                return _train(settings, console, skipped, state, identity)
 
 
 def _prepare(settings: DistillSettings) -> RunState | None:
     """Make the output folder ready; the state to resume from, if any."""
     folder = settings.output_dir
+    skipped = folder / SKIPPED_FILE
+    if skipped.is_file() and {path.name for path in folder.iterdir()} <= {SKIPPED_FILE, LOCK_NAME}:
+        # A run that found nothing to train on: it left the list of what was wrong with the data, no more.
+        skipped.unlink()
     state = read_state(folder) if folder.is_dir() and not settings.overwrite else None
     holds = ""
     if state is not None:
@@ -95,10 +107,32 @@ def _prepare(settings: DistillSettings) -> RunState | None:
     return state if settings.resume else None
 
 
-def _train(settings: DistillSettings, console: Console, skipped: SkipLog, state: RunState | None) -> Outcome:
+def _finished_already(settings: DistillSettings, console: Console, skipped: SkipLog, state: RunState) -> Outcome:
+    """Say so; a run that was killed between its last checkpoint and its last line gets that line."""
+    folder = settings.output_dir
+    if not any(row["kind"] == "end" and row.get("status") == "finished" for row in read_rows(folder / EVENTS_FILE)):
+        with RunLog(folder, settings.log_dir, resume_step=state.step, resume_rows=state.event_rows) as log:
+            _log_end(log, state, skipped)
+    console.info(f"The run in {folder}/ has finished already, at step {state.step}.")
+    return Outcome(summary={"output_dir": str(folder), "step": state.step, "status": "finished"})
+
+
+def _log_end(log: RunLog, state: RunState, skipped: SkipLog) -> None:
+    if skipped.count:
+        log.skipped(skipped.count, reasons=dict(skipped.by_reason))
+    log.end("finished", best_step=state.best_step, best_loss=state.best_loss)
+
+
+def _train(
+    settings: DistillSettings, console: Console, skipped: SkipLog, state: RunState | None, identity: dict[str, str]
+) -> Outcome:
+    described = read_metadata(settings, skipped)
     base = load_model(settings, console)
-    data = collect_data(settings, base, skipped)
-    identity = _identity(settings, data)
+    data = collect_data(settings, base, described, skipped)
+    identity |= {
+        "content of --model": weights_mark(base.model),
+        "pictures that are there": names_mark(map(_with_size, (*data.train, *data.valid))),
+    }
     resumed = state is not None
     state = state or RunState(identity=identity, threads=torch.get_num_threads())
     check_same_run(state, identity, settings.output_dir, console.warn)
@@ -124,10 +158,18 @@ def _train(settings: DistillSettings, console: Console, skipped: SkipLog, state:
             adapter_size_mb=settings.adapter_size_mb,
         )
         _print_criteria(criteria, console)
-        if skipped.count:
-            log.skipped(skipped.count, reasons=dict(skipped.by_reason))
-        log.end("finished", best_step=state.best_step, best_loss=state.best_loss)
+        _log_end(log, state, skipped)
+    if skipped.count:
+        console.warn(f"{skipped.count} rows or pictures were left out; {skipped.path} lists them.")
     return _outcome(settings, state, best, skipped, criteria)
+
+
+def _with_size(sample: Sample) -> str:
+    """A picture's name and size: reading all pictures only to compare them would take as long as an epoch."""
+    try:
+        return f"{sample.name} {sample.path.stat().st_size}"
+    except OSError:  # gone since it was looked for
+        return sample.name
 
 
 def _run_loop(
@@ -163,7 +205,8 @@ def _run_loop(
             optimizer=optimizer,
             train=make_dataset(data.train, data.builder, base),
             valid=make_dataset(data.valid, data.builder, base),
-            prefix=make_prefix(model, data),
+            prefix=make_prefix(model, data.train),
+            valid_prefix=make_prefix(model, data.valid),
             batch_size=settings.batch_size,
             accumulation=settings.gradient_accumulation,
             seed=settings.seed,
@@ -184,13 +227,19 @@ def _run_loop(
     return task.best
 
 
-def _identity(settings: DistillSettings, data: Data) -> dict[str, str]:
-    """What must be the same for a resumed run."""
+def _identity(settings: DistillSettings) -> dict[str, str]:
+    """What must be the same for a resumed run, as far as it is known before the model is loaded."""
+    device = choose_device(settings.device)
+    # What `auto` means may change between two calls.
+    resolved = {"device": device.type, "precision": choose_precision(settings.precision, device)}
     return identity_of(
-        settings.model_dump(mode="json"),
+        {**settings.model_dump(mode="json"), **resolved},
         free=_FREE_TO_CHANGE,
-        files={"--train_data": settings.train_data, "--val_data": settings.val_data},
-        samples=[sample.name for sample in (*data.train, *data.valid)],
+        files={
+            "--train_data": settings.train_data,
+            "--val_data": settings.val_data,
+            "--prompts": settings.prompts,
+        },
     )
 
 
@@ -226,6 +275,8 @@ def _announce(
         val_samples=len(data.valid),
         trainable_parameters=trained,
     )
+    if settings.warmup >= total:
+        console.warn(f"--warmup {settings.warmup} is longer than the run, which never comes to its full rate.")
     if resumed:
         console.info(f"Resumed at step {state.step} of {total}")
 
@@ -263,6 +314,6 @@ def _outcome(
     return Outcome(
         summary=summary,
         exit_code=1 if settings.require_criteria and not met(criteria) else 0,
-        next_step=f"Check it again with: lavic distill --validate_only --adapter {adapter} --model {settings.model} "
-        f"--val_data {settings.val_data} --val_images_dir {settings.val_images_dir}",
+        next_step=f"Check it again with: lavic distill --config {settings.output_dir / CONFIG_FILE} --validate_only "
+        f"--adapter {adapter}",
     )

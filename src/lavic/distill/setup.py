@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from pathlib import Path
 
 from lavic.console import Console
 from lavic.distill.config import DistillSettings
 from lavic.distill.samples import collect_samples, require_samples
-from lavic.formats import SkipLog, read_train_metadata, read_valid_metadata
+from lavic.errors import InputError
+from lavic.files import open_regular
+from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
 from lavic.model.load import BaseModel, load_base
 from lavic.model.prefix_cache import PrefixCache, shared_length
 from lavic.model.sequences import SequenceBuilder
@@ -17,6 +23,19 @@ from lavic.training.devices import choose_device, choose_precision, weights_dtyp
 from lavic.training.loaders import MicroBatches, Sample
 from lavic.training.loop import LoopSettings
 from lavic.training.sampler import steps_per_epoch
+
+_DATA_REMEDY = (
+    "Give --train_data and --val_data, or make a small world to try: lavic toyshop --output_dir toyshop --items 600."
+)
+_IMAGES_REMEDY = "Give --train_images_dir and --val_images_dir."
+
+
+@dataclass(frozen=True)
+class Described:
+    """Described pictures as the metadata list them; the rest of each is read when it is asked for."""
+
+    train: Iterator[ItemImage]
+    valid: Iterator[ItemImage]
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,53 @@ class Data:
     valid: list[Sample]
 
 
+def check_inputs(settings: DistillSettings) -> None:
+    """See that what the flags name is there, before minutes are spent on loading a model.
+
+    Raises:
+        InputError: a metadata file cannot be opened, or a folder of pictures is not there.
+        ConfigError: the prompts cannot be used, or the device or number format cannot be had.
+    """
+    choose_precision(settings.precision, choose_device(settings.device))
+    load_prompts(settings.prompts)
+    files, folders = [settings.val_data], [settings.val_images_dir]
+    if not settings.validate_only:
+        files, folders = [settings.train_data, *files], [settings.train_images_dir, *folders]
+    for path in files:
+        try:
+            open_regular(path).close()
+        except InputError as error:
+            missing = isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink()
+            problem = "there is no such file" if missing else error.problem
+            raise InputError(problem, where=str(path), remedy=_DATA_REMEDY) from error
+    for folder in folders:
+        _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        next(folder.iterdir(), None)
+    except NotADirectoryError:
+        raise InputError("this is not a folder", where=str(folder), remedy=_IMAGES_REMEDY) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        missing = isinstance(error, FileNotFoundError)
+        problem = "the folder with the pictures does not exist" if missing else f"the folder cannot be read ({reason})"
+        raise InputError(problem, where=str(folder), remedy=_IMAGES_REMEDY) from None
+
+
+def read_metadata(settings: DistillSettings, skipped: SkipLog) -> Described:
+    """The metadata, as much of them as the run will need: a file that is cut off is told of at once."""
+
+    def ahead(images: Iterator[ItemImage], count: int | None) -> Iterator[ItemImage]:
+        return itertools.chain(list(itertools.islice(images, count)), images)
+
+    train: Iterator[ItemImage] = iter(())
+    if not settings.validate_only:
+        train = ahead(read_train_metadata(settings.train_data, skipped), settings.max_samples)
+    return Described(train, ahead(read_valid_metadata(settings.val_data, skipped), None))
+
+
 def load_model(settings: DistillSettings, console: Console) -> BaseModel:
     """The checkpoint, on the device, in the run's number format."""
     console.info(f"Loading {settings.model} ...")
@@ -36,13 +102,17 @@ def load_model(settings: DistillSettings, console: Console) -> BaseModel:
     return load_base(settings.model, dtype=weights_dtype(precision), device=device)
 
 
-def collect_data(settings: DistillSettings, base: BaseModel, skipped: SkipLog, *, train: bool = True) -> Data:
-    """Read the metadata and look for the pictures."""
+def collect_data(settings: DistillSettings, base: BaseModel, described: Described, skipped: SkipLog) -> Data:
+    """Look for the pictures, and make sequences of what is to be said about them.
+
+    Raises:
+        NothingLeftError: no sample of a set can be used.
+    """
     builder = SequenceBuilder(base.tokenizer, load_prompts(settings.prompts), base.family.views)
     train_samples: list[Sample] = []
-    if train:
+    if not settings.validate_only:
         train_samples = collect_samples(
-            read_train_metadata(settings.train_data, skipped),
+            described.train,
             settings.train_images_dir,
             builder,
             skipped,
@@ -51,7 +121,7 @@ def collect_data(settings: DistillSettings, base: BaseModel, skipped: SkipLog, *
         )
         require_samples(train_samples, settings.train_data, settings.train_images_dir, skipped)
     valid_samples = collect_samples(
-        read_valid_metadata(settings.val_data, skipped),
+        described.valid,
         settings.val_images_dir,
         builder,
         skipped,
@@ -66,9 +136,13 @@ def make_dataset(samples: list[Sample], builder: SequenceBuilder, base: BaseMode
     return MicroBatches(samples, builder, view_size=base.view_size, views=base.family.views)
 
 
-def make_prefix(model: FiveTokenModel, data: Data) -> PrefixCache | None:
-    """The cache of what all prompts start with; the language model is frozen in stage 1."""
-    sequences = [sample.sequence for sample in (*data.train, *data.valid)]
+def make_prefix(model: FiveTokenModel, samples: Rows[Sample]) -> PrefixCache | None:
+    """The cache of what all prompts of a set start with; the language model is frozen in stage 1.
+
+    A set gets a cache of its own: the length decides the last bits of a loss, and a validation set must have the
+    same loss whether there is a training set beside it or not.
+    """
+    sequences = [sample.sequence for sample in samples]
     length = shared_length(sequences)
     if length < 2:
         return None

@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from lavic.console import Console, Progress
 from lavic.distill.card import CardFacts, model_card
 from lavic.distill.criteria import write_val_metrics
 from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, validate
+from lavic.errors import NothingLeftError
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, save_adapter, set_lora_dropout
 from lavic.model.prefix_cache import PrefixCache
@@ -61,7 +62,8 @@ class DistillTask:
 
     Attributes:
         train, valid: the two sets; micro-batches are made from them in worker processes.
-        results: last validation by step.
+        prefix, valid_prefix: caches of what the prompts of each set start with.
+        last: the last validation.
         best: validation of the adapter that is saved.
     """
 
@@ -74,6 +76,7 @@ class DistillTask:
     train: MicroBatches
     valid: MicroBatches
     prefix: PrefixCache | None
+    valid_prefix: PrefixCache | None
     batch_size: int
     accumulation: int
     seed: int
@@ -86,6 +89,7 @@ class DistillTask:
     bar: Progress
     last: ValidationLoss | None = None
     best: ValidationLoss | None = None
+    unreadable: set[int] = field(default_factory=set)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,7 +99,11 @@ class DistillTask:
     # -- steps ---------------------------------------------------------------------------------------------
 
     def steps(self, epoch: int, first: int) -> Generator[list[MicroStep], None, None]:
-        """The optimizer steps of an epoch from number ``first`` on."""
+        """The optimizer steps of an epoch from number ``first`` on.
+
+        Raises:
+            NothingLeftError: the epoch is over and no picture could be read.
+        """
         lengths = [len(sample.sequence.input_ids) for sample in self.train.samples]
         batches = epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=epoch)
         group: list[MicroStep] = []
@@ -104,6 +112,13 @@ class DistillTask:
         with closing(micro_batches(self.train, remaining, workers=self.workers)) as batches_read:
             for number, batch in enumerate(batches_read, start=1):
                 self._list_failed(self.train, batch)
+                self.unreadable.update(index for index, _ in batch.failed)
+                if len(self.unreadable) == len(self.train.samples):
+                    raise NothingLeftError(
+                        f"no training picture can be read; the last one: {batch.failed[-1][1]}",
+                        where=str(self.train.samples[0].path.parent),
+                        remedy=f"{self.skipped.path} lists them all.",
+                    )
                 group.append(DistillMicroStep(self, batch))
                 if len(group) == self.accumulation or number == len(remaining):
                     yield group
@@ -164,9 +179,9 @@ class DistillTask:
             result = validate(
                 self.model,
                 self.valid,
-                prefix=self.prefix,
+                prefix=self.valid_prefix,
                 workers=self.workers,
-                where=str(self.output_dir),
+                where=str(self.valid.samples[0].path.parent),
                 on_failed=lambda failed: self._list_failed(self.valid, MicroBatch((), None, torch.empty(0), failed)),
             )
         set_lora_dropout(self.wrapped, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import validate
-from lavic.distill.setup import collect_data, load_model, make_dataset, make_prefix
+from lavic.distill.setup import collect_data, load_model, make_dataset, make_prefix, read_metadata
 from lavic.formats import SkipLog
 from lavic.model.adapters import load_vision_adapter, read_lora_settings, set_lora_dropout
 from lavic.model.visual_tokens import FiveTokenModel
@@ -17,9 +17,10 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
     if settings.adapter is not None:
         read_lora_settings(settings.adapter)  # a wrong folder is told before the model is loaded
     device = choose_device(settings.device)
-    base = load_model(settings, console)
     skipped = SkipLog()
-    data = collect_data(settings, base, skipped, train=False)
+    described = read_metadata(settings, skipped)
+    base = load_model(settings, console)
+    data = collect_data(settings, base, described, skipped)
     if settings.adapter is not None:
         wrapped = load_vision_adapter(base.model, settings.adapter)
         wrapped.to(device)
@@ -37,7 +38,7 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
         result = validate(
             model,
             dataset,
-            prefix=make_prefix(model, data),
+            prefix=make_prefix(model, data.valid),
             workers=settings.num_workers,
             where=str(settings.val_data),
             on_failed=list_failed,

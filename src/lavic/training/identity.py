@@ -8,38 +8,74 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lavic.errors import OutputError
 from lavic.files import sha256_file
 from lavic.training.checkpoints import RunState
 
+# Values looked at in each tensor of the model: enough to tell two checkpoints apart, and 15 GB are not read twice.
+_MARKS = 64
+
 
 def identity_of(
-    settings: Mapping[str, Any], *, free: Iterable[str], files: Mapping[str, Path], samples: Iterable[str]
+    settings: Mapping[str, Any], *, free: Iterable[str], files: Mapping[str, Path | None]
 ) -> dict[str, str]:
-    """Facts by the name that a user knows them under.
+    """What is known before anything is loaded, by the name that a user knows it under.
 
     Args:
         settings: all settings of the run.
         free: names of settings that do not change the result.
-        files: flag -> file whose content counts.
-        samples: names of the samples in order.
+        files: flag -> file whose content counts, None where the flag is not given.
+
+    Raises:
+        InputError: a file cannot be read.
     """
     excluded = set(free)
     identity = {f"--{name}": str(value) for name, value in settings.items() if name not in excluded}
-    identity.update({f"content of {flag}": sha256_file(path) for flag, path in files.items()})
-    identity["pictures that are there"] = hashlib.sha256("\n".join(samples).encode()).hexdigest()
+    for flag, path in files.items():
+        identity[f"content of {flag}"] = "" if path is None else sha256_file(path)
     return identity
 
 
-def check_same_run(state: RunState, identity: Mapping[str, str], folder: Path, warn: Callable[[str], None]) -> None:
+def names_mark(names: Iterable[str]) -> str:
+    """One value for a list of names in their order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def weights_mark(model: nn.Module) -> str:
+    """One value for a model's weights: names, shapes, types and some values of each."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        values = tensor.detach().flatten()[:: max(1, tensor.numel() // _MARKS)]
+        digest.update(values.double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_same_run(
+    state: RunState,
+    identity: Mapping[str, str],
+    folder: Path,
+    warn: Callable[[str], None],
+    *,
+    whole: bool = True,
+) -> None:
     """Refuse to resume another run; warn if only the last bits will differ.
+
+    Args:
+        state: of the run that ``folder`` holds.
+        identity: of the run that wants to go on.
+        folder: named in the message.
+        warn: told of another number of threads.
+        whole: False compares only what ``identity`` holds so far.
 
     Raises:
         OutputError: names everything that differs.
     """
     known = state.identity
-    different = sorted(name for name in identity.keys() | known.keys() if identity.get(name) != known.get(name))
+    names = identity.keys() | known.keys() if whole else identity.keys()
+    different = sorted(name for name in names if identity.get(name) != known.get(name))
     if different:
         shown = ", ".join(
             f"{name} (was {known.get(name)}, is {identity.get(name)})" if name.startswith("--") else name
@@ -49,7 +85,7 @@ def check_same_run(state: RunState, identity: Mapping[str, str], folder: Path, w
             f"{folder}/ holds a run with other settings or data: {shown}",
             remedy="Resume with the same ones, or start again with --overwrite.",
         )
-    if state.threads != torch.get_num_threads():
+    if whole and state.threads != torch.get_num_threads():
         warn(
             f"The run began with {state.threads} CPU threads and goes on with {torch.get_num_threads()}: "
             "the last bits of its result will differ."

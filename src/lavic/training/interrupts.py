@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -25,8 +26,11 @@ class Interrupts:
         self.requested = False
         self._notice = notice
         self._before: dict[signal.Signals, object] = {}
+        self._owner = os.getpid()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            return  # a process forked meanwhile; it ends when this one's run does
         self.requested = True
         self._restore()
         self._notice("Stopping after this step; once more stops at once.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
@@ -97,6 +98,12 @@ class MicroBatches(Dataset[MicroBatch]):
         return MicroBatch(tuple(good), tokens, torch.stack(pictures), tuple(failed))
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C in a terminal reaches every process; the run needs its readers until its step has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def micro_batches(
     dataset: MicroBatches, batches: list[list[int]], *, workers: int
 ) -> Generator[MicroBatch, None, None]:
@@ -104,7 +111,7 @@ def micro_batches(
     if not batches:
         return
     # More processes than cores only get in each other's way, and torch warns of them.
-    processes = min(workers, len(batches), os.cpu_count() or 1)
+    processes = min(workers, len(batches), len(os.sched_getaffinity(0)))
     loader: DataLoader[MicroBatch] = DataLoader(
         dataset,
         batch_size=None,
@@ -114,6 +121,7 @@ def micro_batches(
         pin_memory=torch.cuda.is_available(),
         # Its own generator: iter() would otherwise take a number from the global one.
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_signals_to_the_run,
     )
     iterator = iter(loader)
     try:

@@ -49,7 +49,13 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did; ``train_loss`` is in nats per target token."""
+    """What one optimizer step did.
+
+    Attributes:
+        train_loss: nats per target token; NaN if no picture of the step could be read.
+        gradient_norm: before clipping.
+        seconds: with the wait for the pictures, without validation and checkpoint.
+    """
 
     step: int
     epoch: float
@@ -137,10 +143,11 @@ class Trainer:
         # Steps go through Fabric's wrapper: with fp16 it skips a step whose scaled gradients overflowed.
         self._stepper = fabric.setup_optimizers(optimizer)
         self._precision = fabric.strategy.precision
+        self._skips_overflow = bool(self._precision.state_dict())
         if state.scaler:
             self._precision.load_state_dict(state.scaler)
         self.total = settings.total_steps(task.steps_per_epoch)
-        self._saved_at = time.monotonic()
+        self._saved_at = self._step_began = time.monotonic()
 
     def run(self) -> RunState:
         """Train to the last step, or until validations stop improving.
@@ -160,11 +167,13 @@ class Trainer:
         """The steps of one epoch from where the state stands."""
         state, per_epoch = self.state, self.task.steps_per_epoch
         epoch, first = divmod(state.step, per_epoch)
+        self._step_began = time.monotonic()
         with closing(self.task.steps(epoch, first)) as steps:
             for micro_steps in steps:
                 self._step(micro_steps)
                 ends_epoch = state.step % per_epoch == 0 or state.step == self.total
                 self._between_steps(epoch, ends_epoch=ends_epoch)
+                self._step_began = time.monotonic()
                 if interrupts.requested:
                     self._save(record=False)
                     raise KeyboardInterrupt
@@ -177,7 +186,6 @@ class Trainer:
     # -- one optimizer step --------------------------------------------------------------------------------
 
     def _step(self, micro_steps: list[MicroStep]) -> None:
-        started = time.monotonic()
         rate = learning_rate(self.settings, self.state.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -192,12 +200,13 @@ class Trainer:
             StepReport(
                 step=self.state.step,
                 epoch=self.state.step / self.task.steps_per_epoch,
-                train_loss=nats / max(1, tokens),
+                train_loss=nats / tokens if tokens else math.nan,
                 tokens=tokens,
                 samples=samples,
                 lr=rate,
                 gradient_norm=norm,
-                seconds=time.monotonic() - started,
+                # From the end of the step before: waiting for pictures counts.
+                seconds=time.monotonic() - self._step_began,
             )
         )
 
@@ -221,11 +230,16 @@ class Trainer:
         return nats, tokens, samples
 
     def _clip(self) -> float:
-        if self.settings.gradient_clip <= 0:
-            return 0.0
+        """Shorten the gradient to ``gradient_clip``; returns its length before."""
         self._precision.unscale_gradients(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
-        return float(norm)
+        longest = self.settings.gradient_clip if self.settings.gradient_clip > 0 else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, longest))
+        if not math.isfinite(norm) and not self._skips_overflow:
+            raise TrainingError(
+                f"the gradient of step {self.state.step + 1} is {norm}",
+                remedy="The last good checkpoint is kept. Lower --lr, or use another --precision.",
+            )
+        return norm
 
     # -- between steps -------------------------------------------------------------------------------------
 

@@ -1,0 +1,131 @@
+"""A step of stage 1 is one step over its samples, into whatever micro-batches they are cut; in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model.tiny_models import fill_lora, make_base
+from PIL import Image
+from torch import Tensor
+
+from lavic.distill.setup import make_prefix
+from lavic.distill.task import DistillTask
+from lavic.errors import NothingLeftError
+from lavic.formats import SkipLog
+from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters
+from lavic.model.sequences import SequenceBuilder
+from lavic.model.visual_tokens import FiveTokenModel
+from lavic.prompts import DEFAULT_PROMPTS
+from lavic.toyshop.tiny_model import VIEW_SIZE
+from lavic.toyshop.tokenizer import train_tokenizer
+from lavic.training.checkpoints import RunState
+from lavic.training.devices import make_fabric
+from lavic.training.loaders import MicroBatches, Sample
+from lavic.training.loop import LoopSettings, Trainer
+
+WORDS = ["a", "red", "mug", "with", "one", "handle", "and", "a", "white", "rim", "that", "stands", "on", "grey"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Model, LoRA and seven samples whose descriptions have 1 to 13 words."""
+    tokenizer = train_tokenizer()
+    builder = SequenceBuilder(tokenizer, DEFAULT_PROMPTS, 5)
+    base = make_base(tokenizer)
+    wrapped = attach_vision_lora(base.model, LoraSettings(dropout=0.0))
+    folder = tmp_path_factory.mktemp("images")
+    samples = []
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 256, (50, 40 + 10 * number, 3), np.uint8)
+        path = folder / f"{number}_0.png"
+        Image.fromarray(pixels).save(path)
+        text = " ".join(WORDS[: 2 * number + 1])
+        samples.append(Sample(path.name, path, builder.distill(f"Title {number}", text)))
+    model = FiveTokenModel(base)
+    data = MicroBatches(samples, builder, view_size=VIEW_SIZE, views=5)
+    return {
+        "fabric": make_fabric(torch.device("cpu"), "fp32"),
+        "model": model,
+        "wrapped": wrapped,
+        "lora": LoraSettings(dropout=0.0),
+        "parameters": lora_parameters(wrapped),
+        "train": data,
+        "valid": data,
+        "prefix": make_prefix(model, samples),
+        "valid_prefix": make_prefix(model, samples),
+        "workers": 0,
+        "seed": 3,
+        "output_dir": folder,
+        "base_name": "tiny",
+        "log": None,
+        "console": None,
+        "bar": None,
+    }
+
+
+def one_step(parts: dict[str, Any], batch_size: int, accumulation: int, **more: Any) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of the first step."""
+    fill_lora(parts["wrapped"])
+    parameters = parts["parameters"]
+    optimizer = torch.optim.AdamW(parameters.values())
+    whole = {**parts, "optimizer": optimizer, "skipped": SkipLog(), **more}
+    task = DistillTask(batch_size=batch_size, accumulation=accumulation, **whole)
+    trainer = Trainer(task.fabric, task, LoopSettings(), parameters, optimizer, RunState())
+    optimizer.zero_grad(set_to_none=True)
+    (step,) = task.steps(0, 0)
+    nats, tokens, samples = trainer._accumulate(step)
+    assert tokens == sum(sample.sequence.target_tokens for sample in task.train.samples)
+    assert samples == 7
+    return nats / tokens, {name: parameter.grad.clone() for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(6, 2), (3, 3), (2, 4), (1, 7)])
+def test_accumulated_uneven_micro_batches_are_one_batch(parts: dict[str, Any], batch_size: int, accumulation: int):
+    loss, gradients = one_step(parts, 7, 1)
+    found, found_gradients = one_step(parts, batch_size, accumulation)
+    assert found == pytest.approx(loss, rel=1e-10)
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        torch.testing.assert_close(found_gradients[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+def test_the_cached_prefix_changes_neither_loss_nor_gradients(parts: dict[str, Any]):
+    loss, gradients = one_step(parts, 3, 3)
+    found, found_gradients = one_step(parts, 3, 3, prefix=None)
+    assert found == pytest.approx(loss, rel=1e-10)
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found_gradients[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+def test_a_resumed_epoch_has_the_steps_that_were_left(parts: dict[str, Any]):
+    fill_lora(parts["wrapped"])
+    whole = {**parts, "optimizer": None, "skipped": SkipLog()}
+    task = DistillTask(batch_size=2, accumulation=2, **whole)
+    assert task.steps_per_epoch == 2
+    steps = [[micro.names for micro in step] for step in task.steps(1, 0)]
+    assert [len(step) for step in steps] == [2, 2]
+    assert sorted(name for step in steps for names in step for name in names) == [f"{n}_0.png" for n in range(7)]
+    assert [[micro.names for micro in step] for step in task.steps(1, 1)] == steps[1:]
+    assert [[micro.names for micro in step] for step in task.steps(0, 0)] != steps
+
+
+def test_an_epoch_without_a_single_readable_picture_ends_the_run(parts: dict[str, Any], tmp_path: Path):
+    samples = [Sample(f"{n}.png", tmp_path / f"{n}.png", parts["train"].samples[0].sequence) for n in range(5)]
+    unreadable = MicroBatches(samples, parts["train"].builder, view_size=VIEW_SIZE, views=5)
+    skipped = SkipLog(tmp_path / "skipped.jsonl")
+    task = DistillTask(
+        batch_size=2, accumulation=1, **{**parts, "optimizer": None, "train": unreadable, "skipped": skipped}
+    )
+    with pytest.raises(NothingLeftError) as caught:
+        list(task.steps(0, 0))
+    assert caught.value.sentence == (
+        f"{tmp_path}: no training picture can be read; the last one: the file does not exist. "
+        f"{tmp_path / 'skipped.jsonl'} lists them all."
+    )
+    assert skipped.count == 5
