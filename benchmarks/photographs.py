@@ -20,6 +20,7 @@ from lavic.data.derange import write_deranged
 from lavic.distill.config import DistillSettings
 from lavic.distill.run import run
 from lavic.distill.task import ADAPTER_FOLDER
+from lavic.layout import BLIND_METADATA, TRAIN_METADATA, data_paths
 
 
 def settings_for(work: Path, metadata: str, name: str, arguments: argparse.Namespace) -> DistillSettings:
@@ -27,10 +28,7 @@ def settings_for(work: Path, metadata: str, name: str, arguments: argparse.Names
     data = work / "data"
     return DistillSettings(
         model=arguments.model,
-        train_data=data / metadata,
-        val_data=data / "item2meta_valid.jsonl",
-        train_images_dir=data / "train_images",
-        val_images_dir=data / "valid_images",
+        **data_paths(data, metadata),
         output_dir=work / name,
         log_dir=work / "logs",
         batch_size=8,
@@ -60,9 +58,9 @@ def main() -> None:
     console = Console(json=True, stderr=sys.stderr)
     data = arguments.work / "data"
     converted = convert_catalogue(arguments.source, data, arguments.seed, overwrite=True)
-    write_deranged(data / "item2meta_train.json", data / "item2meta_train_blind.json", arguments.seed)
+    write_deranged(data / TRAIN_METADATA, data / BLIND_METADATA, arguments.seed)
     losses: dict[str, float] = {}
-    for name, metadata in (("after", "item2meta_train.json"), ("blind", "item2meta_train_blind.json")):
+    for name, metadata in (("after", TRAIN_METADATA), ("blind", BLIND_METADATA)):
         settings = settings_for(arguments.work, metadata, name, arguments)
         run(settings, console)
         losses[name] = validation_loss(settings, settings.output_dir / ADAPTER_FOLDER, console)

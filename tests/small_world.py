@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from lavic.cli.main import run_command_line
+from lavic.layout import data_paths
 from lavic.toyshop.catalogue import write_catalogue
 
 
@@ -19,10 +23,7 @@ def flags(world: Path, output: Path, **more: Any) -> list[str]:
     """Command line of ``lavic distill`` on a world; ``more`` adds flags or replaces the usual ones."""
     values: dict[str, Any] = {
         "model": "tiny",
-        "train_data": world / "item2meta_train.json",
-        "val_data": world / "item2meta_valid.jsonl",
-        "train_images_dir": world / "train_images",
-        "val_images_dir": world / "valid_images",
+        **data_paths(world),
         "output_dir": output,
         "log_dir": output.parent / "logs",
         "batch_size": 4,
@@ -54,3 +55,26 @@ def skipped(output: Path) -> list[dict[str, str]]:
     """What a run left out."""
     path = output / "skipped.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one sentence of a run that ends with exit code 2."""
+    capsys.readouterr()
+    assert run_command_line(arguments) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    return lines[0].removeprefix("Error: ")
+
+
+def make_empty(path: Path) -> None:
+    """A file of no bytes in its place."""
+    path.write_bytes(b"")
+
+
+def make_folder(path: Path) -> None:
+    """A folder in a file's place."""
+    path.unlink()
+    path.mkdir()

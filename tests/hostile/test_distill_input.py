@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_world import flags, make_world, skipped, train_rows, write_train_rows
+from small_world import (
+    flags,
+    make_empty,
+    make_folder,
+    make_world,
+    refused,
+    skipped,
+    train_rows,
+    write_train_rows,
+)
 
 from lavic.cli.main import run_command_line
 from lavic.distill.task import ADAPTER_FOLDER
@@ -30,25 +39,7 @@ def world(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "world"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The one sentence of a run that ends with exit code 2."""
-    assert run_command_line(arguments) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in lines[0]
-    return lines[0]
-
-
 # -- metadata ------------------------------------------------------------------------------------------------
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def _truncated(path: Path) -> None:
@@ -71,8 +62,8 @@ def _list(path: Path) -> None:
     ("spoil", "words"),
     [
         (Path.unlink, "no such file"),
-        (_empty, "empty"),
-        (_folder, "folder"),
+        (make_empty, "empty"),
+        (make_folder, "folder"),
         (_truncated, "the file ends inside item"),
         (_invalid_utf8, "UTF-8"),
         (_deep, "nests deeper than"),
@@ -185,7 +176,7 @@ def _fifo(path: Path) -> None:
         lambda path: path.write_bytes(path.read_bytes()[:1500]),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"<html>not here</html>"),
-        _folder,
+        make_folder,
         _fifo,
         _dangling,
         _bomb,

@@ -15,7 +15,16 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from small_world import flags, make_world, skipped, train_rows, write_train_rows
+from small_world import (
+    flags,
+    make_empty,
+    make_folder,
+    make_world,
+    refused,
+    skipped,
+    train_rows,
+    write_train_rows,
+)
 
 from lavic.cli.main import run_command_line
 from lavic.distill.task import ADAPTER_FOLDER
@@ -41,32 +50,11 @@ def adapter(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / ADAPTER_FOLDER
 
 
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The one sentence of a run that ends with exit code 2."""
-    capsys.readouterr()
-    assert run_command_line(arguments) == 2
-    captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in captured.err
-    assert captured.out == ""
-    return lines[0].removeprefix("Error: ")
-
-
 # -- files and folders ---------------------------------------------------------------------------------------
 
 
 def _gone(path: Path) -> None:
     path.unlink()
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def _pipe(path: Path) -> None:
@@ -84,8 +72,8 @@ def _dangling(path: Path) -> None:
     ("spoil", "words"),
     [
         (_gone, "there is no such file"),
-        (_empty, "the file is empty"),
-        (_folder, "this is a folder, not a file"),
+        (make_empty, "the file is empty"),
+        (make_folder, "this is a folder, not a file"),
         (_pipe, "this is a pipe, not a file"),
         (_dangling, "this is a link to a file that does not exist"),
     ],

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lavic.errors import ConfigError, InputError, NothingLeftError, OutputError
 from lavic.files import FolderLock, atomic_path, open_regular, prepare_output, safe_join, write_json
 from lavic.formats import NO_TITLE, Item, ItemImage, write_train_metadata, write_valid_metadata
+from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem, text_problem
 from lavic.skipped import SkipLog
 
@@ -20,10 +21,10 @@ TextSource = Literal["descriptions", "captions", "both"]
 MARKER = "converted.json"
 OUTPUTS = (
     MARKER,
-    "item2meta_train.json",
-    "item2meta_valid.jsonl",
-    "train_images",
-    "valid_images",
+    TRAIN_METADATA,
+    VALID_METADATA,
+    TRAIN_IMAGES,
+    VALID_IMAGES,
     "skipped.jsonl",
 )
 
@@ -138,15 +139,15 @@ def _convert(
     train = [product for product in products if product.item_id not in valid_ids]
     valid = [product for product in products if product.item_id in valid_ids]
     images = source_dir / "images"
-    train_images = _copy_images(train, images, output_dir / "train_images")
-    valid_images = _copy_images(valid, images, output_dir / "valid_images")
+    train_images = _copy_images(train, images, output_dir / TRAIN_IMAGES)
+    valid_images = _copy_images(valid, images, output_dir / VALID_IMAGES)
     # The metadata last: where they are, every picture they name is.
     write_train_metadata(
-        output_dir / "item2meta_train.json",
+        output_dir / TRAIN_METADATA,
         (Item(product.item_id, product.title, descriptions=product.descriptions) for product in train),
     )
     write_valid_metadata(
-        output_dir / "item2meta_valid.jsonl",
+        output_dir / VALID_METADATA,
         (
             ItemImage(product.item_id, name, product.title, description)
             for product in valid

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from lavic.console import Console, Outcome
 from lavic.data.config import ConvertSettings
+from lavic.layout import distill_command
 
 
 def run_convert(settings: ConvertSettings, console: Console) -> Outcome:
@@ -24,9 +25,4 @@ def run_convert(settings: ConvertSettings, console: Console) -> Outcome:
     if result.skipped:
         console.warn(f"{result.skipped} rows or pictures were left out; {result.output_dir}/skipped.jsonl lists them.")
     folder = result.output_dir
-    command = (
-        f"lavic distill --model tiny --train_data {folder}/item2meta_train.json "
-        f"--val_data {folder}/item2meta_valid.jsonl "
-        f"--train_images_dir {folder}/train_images --val_images_dir {folder}/valid_images"
-    )
-    return Outcome({**asdict(result), "output_dir": str(folder)}, next_step=f"Next: {command}")
+    return Outcome({**asdict(result), "output_dir": str(folder)}, next_step=f"Next: {distill_command(folder)}")

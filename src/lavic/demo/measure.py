@@ -21,6 +21,14 @@ from lavic.toyshop.grammar import attributes_named
 from lavic.training.loaders import MicroBatches, Sample, micro_batches
 
 ATTRIBUTES = ("colour", "pattern", "kind", "detail")
+#: Rows of the table, in its order, with what they are called; also the keys of summary.json.
+ROWS = {
+    "teacher": "teacher, all image tokens",
+    "blind": "5 tokens, trained blind",
+    "before": "5 tokens, before distillation",
+    "after": "5 tokens, after distillation",
+}
+HEADER = ("what is seen", "val loss", *ATTRIBUTES, "all four")
 _BATCH = 64
 _MAX_NEW_TOKENS = 48
 
@@ -38,6 +46,11 @@ class Measured:
     val_loss: float
     descriptions: tuple[str, ...]
     accuracy: dict[str, float]
+
+
+def table_cells(name: str, row: Measured) -> list[str]:
+    """A row as the table shows it, in the order of ``HEADER``."""
+    return [ROWS[name], f"{row.val_loss:.3f}", *(f"{row.accuracy[key]:.1%}" for key in (*ATTRIBUTES, "all"))]
 
 
 def right_attributes(item: ToyItem, text: str) -> dict[str, bool]:

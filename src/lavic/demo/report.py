@@ -7,7 +7,7 @@ from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
 
-from lavic.demo.measure import ATTRIBUTES, Measured, right_attributes
+from lavic.demo.measure import ATTRIBUTES, HEADER, ROWS, Measured, right_attributes, table_cells
 from lavic.files import atomic_path, write_atomic
 from lavic.report import Curve, curve_svg, escape, image_data_url, page
 from lavic.toyshop.catalogue import ToyItem
@@ -28,13 +28,6 @@ table.rows td:first-child, table.rows th:first-child { text-align: left }
 .who { color: #666; font-size: .75em; text-transform: uppercase; letter-spacing: .05em }
 .right { color: #1a7f37; font-weight: 600 } .wrong { color: #c62828; font-weight: 600; text-decoration: underline }
 """
-
-_TITLES = {
-    "teacher": "teacher, all image tokens",
-    "blind": "5 tokens, trained blind",
-    "before": "5 tokens, before distillation",
-    "after": "5 tokens, after distillation",
-}
 
 
 def write_report(
@@ -62,11 +55,9 @@ def marked(item: ToyItem, text: str) -> str:
 def _html(
     folder: Path, items: Rows[ToyItem], rows: Mapping[str, Measured], summary: Mapping[str, Any], curve: RunView
 ) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("what is seen", "val loss", *ATTRIBUTES, "all four"))
+    head = "".join(f"<th>{escape(name)}</th>" for name in HEADER)
     body = "".join(
-        f"<tr><td>{escape(_TITLES[name])}</td><td>{row.val_loss:.3f}</td>"
-        + "".join(f"<td>{row.accuracy[key]:.1%}</td>" for key in (*ATTRIBUTES, "all"))
-        + "</tr>"
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in table_cells(name, row)) + "</tr>"
         for name, row in rows.items()
     )
     cards = "".join(_card(folder, items[index], rows, index) for index in range(min(_PICTURES, len(items))))
@@ -156,7 +147,7 @@ def _png_curve(axes: Any, curve: RunView) -> None:
 
 def _png_bars(axes: Any, rows: Mapping[str, Measured]) -> None:
     names = list(rows)
-    axes.barh([_TITLES[name] for name in names], [rows[name].val_loss for name in names], color="#8fb3d9")
+    axes.barh([ROWS[name] for name in names], [rows[name].val_loss for name in names], color="#8fb3d9")
     for place, name in enumerate(names):
         axes.text(rows[name].val_loss, place, f" {rows[name].val_loss:.3f}", va="center", fontsize=9)
     axes.invert_yaxis()

@@ -15,25 +15,23 @@ from typing import Any
 from lavic.console import Console, Outcome
 from lavic.data.derange import write_deranged
 from lavic.demo.config import DemoSettings
-from lavic.demo.measure import ATTRIBUTES, HeldOut, Measured
+from lavic.demo.measure import HEADER, ROWS, HeldOut, Measured, table_cells
 from lavic.demo.report import write_report
 from lavic.distill.config import DistillSettings
 from lavic.distill.run import run as run_distill
 from lavic.distill.task import ADAPTER_FOLDER
 from lavic.files import prepare_output, write_json
-from lavic.model.adapters import load_vision_adapter, set_lora_dropout
+from lavic.layout import BLIND_METADATA, TRAIN_METADATA, VALID_IMAGES, data_paths
+from lavic.model.adapters import load_vision_adapter
 from lavic.model.full_tokens import FullTokenModel
 from lavic.model.load import TINY, BaseModel, load_base
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
-from lavic.toyshop.catalogue import plan_catalogue, write_catalogue
+from lavic.toyshop.catalogue import ToyItem, plan_catalogue, write_catalogue
 from lavic.training.run_view import read_run
 
-#: Rows of the table, in its order; also the keys of summary.json.
-ROWS = ("teacher", "blind", "before", "after")
 KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", "logs", "summary.json", "report.html", "report.png")
-BLIND_METADATA = "item2meta_train_blind.json"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 FULL_STEPS, FULL_ITEMS = 600, 5_000
@@ -41,26 +39,32 @@ FULL_STEPS, FULL_ITEMS = 600, 5_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How large the demo is."""
+    """How large the demo is, and the items whose pictures are held out."""
 
     items: int
     steps: int
+    held_out: tuple[ToyItem, ...]
+
+    @property
+    def train_items(self) -> int:
+        """Items to train on."""
+        return self.items - len(self.held_out)
 
 
 def run(settings: DemoSettings, console: Console) -> Outcome:
     """Draw, distil, measure, and write ``summary.json`` and the picture sheet."""
     started = time.monotonic()
     folder = settings.output_dir
-    plan = Plan(FULL_ITEMS, FULL_STEPS) if settings.full else Plan(settings.items, settings.steps)
+    items, steps = (FULL_ITEMS, FULL_STEPS) if settings.full else (settings.items, settings.steps)
+    plan = Plan(items, steps, tuple(plan_catalogue(items, settings.seed)[1]))
     prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
     _draw(folder, plan, settings, console)
     toyshop = folder / "toyshop"
-    write_deranged(toyshop / "item2meta_train.json", toyshop / BLIND_METADATA, settings.seed)
+    write_deranged(toyshop / TRAIN_METADATA, toyshop / BLIND_METADATA, settings.seed)
     seconds = {name: _distill(folder, name, plan, settings, console) for name in ("distilled", "blind")}
-    rows = _measure(folder, plan, settings, console)
+    rows = _measure(folder, plan, settings.workers, console)
     summary = _summary(rows, plan, seconds, time.monotonic() - started)
-    items = plan_catalogue(plan.items, settings.seed)[1]
-    write_report(folder, items, rows, summary, curve=read_run(folder / "distilled"))
+    write_report(folder, plan.held_out, rows, summary, curve=read_run(folder / "distilled"))
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_json(folder / "summary.json", summary)
     _print(rows, summary, console)
@@ -85,16 +89,12 @@ def _distill(folder: Path, name: str, plan: Plan, settings: DemoSettings, consol
     """Run ``lavic distill`` as a user would; returns its seconds."""
     started = time.monotonic()
     toyshop = folder / "toyshop"
-    metadata = BLIND_METADATA if name == "blind" else "item2meta_train.json"
-    train_items = plan.items - len(plan_catalogue(plan.items, settings.seed)[1])
+    metadata = BLIND_METADATA if name == "blind" else TRAIN_METADATA
     console.info(f"Distilling {'without seeing (pictures shuffled)' if name == 'blind' else 'for real'}")
     run_distill(
         DistillSettings(
             model=TINY,
-            train_data=toyshop / metadata,
-            val_data=toyshop / "item2meta_valid.jsonl",
-            train_images_dir=toyshop / "train_images",
-            val_images_dir=toyshop / "valid_images",
+            **data_paths(toyshop, metadata),
             output_dir=folder / name,
             log_dir=folder / "logs",
             batch_size=BATCH_SIZE,
@@ -102,7 +102,7 @@ def _distill(folder: Path, name: str, plan: Plan, settings: DemoSettings, consol
             schedule="cosine",
             warmup=min(10, plan.steps - 1),
             max_steps=plan.steps,
-            num_epochs=-(-plan.steps * BATCH_SIZE // max(1, train_items - BATCH_SIZE)) + 1,
+            num_epochs=-(-plan.steps * BATCH_SIZE // max(1, plan.train_items - BATCH_SIZE)) + 1,
             num_workers=settings.workers,
             seed=settings.seed,
             val_every=str(10 * plan.steps),
@@ -112,20 +112,19 @@ def _distill(folder: Path, name: str, plan: Plan, settings: DemoSettings, consol
     return time.monotonic() - started
 
 
-def _measure(folder: Path, plan: Plan, settings: DemoSettings, console: Console) -> dict[str, Measured]:
+def _measure(folder: Path, plan: Plan, workers: int, console: Console) -> dict[str, Measured]:
     """All rows on the same held-out pictures and target tokens."""
-    items = plan_catalogue(plan.items, settings.seed)[1]
-    pictures = folder / "toyshop" / "valid_images"
+    pictures = folder / "toyshop" / VALID_IMAGES
     measured: dict[str, Measured] = {}
     with console.progress("Measuring on held-out pictures", len(ROWS)) as bar:
         for name in ROWS:
             base = load_base(TINY)
             builder = SequenceBuilder(base.tokenizer, DEFAULT_PROMPTS, base.family.views)
-            held_out = HeldOut(base, builder, items, pictures)
+            held_out = HeldOut(base, builder, plan.held_out, pictures)
             if name == "teacher":
                 measured[name] = held_out.full_tokens(FullTokenModel(base), base.model.lm_head)
             else:
-                measured[name] = held_out.five_tokens(_student(base, folder, name), workers=settings.workers)
+                measured[name] = held_out.five_tokens(_student(base, folder, name), workers=workers)
             bar.advance(1, row=name)
     return measured
 
@@ -133,7 +132,7 @@ def _measure(folder: Path, plan: Plan, settings: DemoSettings, console: Console)
 def _student(base: BaseModel, folder: Path, name: str) -> FiveTokenModel:
     adapters = {"after": folder / "distilled" / ADAPTER_FOLDER, "blind": folder / "blind" / ADAPTER_FOLDER}
     if name in adapters:
-        set_lora_dropout(load_vision_adapter(base.model, adapters[name]), False)
+        load_vision_adapter(base.model, adapters[name])
     return FiveTokenModel(base)
 
 
@@ -147,8 +146,8 @@ def _summary(rows: dict[str, Measured], plan: Plan, seconds: dict[str, float], t
         "gap_closed": (loss["before"] - loss["after"]) / (loss["before"] - loss["teacher"]),
         "gap_over_blind": (loss["blind"] - loss["after"]) / (loss["blind"] - loss["teacher"]),
         "attribute_accuracy": {name: rows[name].accuracy for name in ROWS},
-        "held_out_pictures": len(rows["after"].descriptions),
-        "training_items": plan.items - len(rows["after"].descriptions),
+        "held_out_pictures": len(plan.held_out),
+        "training_items": plan.train_items,
         "steps": plan.steps,
         "batch_size": BATCH_SIZE,
         "distill_seconds": round(seconds["distilled"], 1),
@@ -158,18 +157,9 @@ def _summary(rows: dict[str, Measured], plan: Plan, seconds: dict[str, float], t
 
 
 def _print(rows: dict[str, Measured], summary: dict[str, Any], console: Console) -> None:
-    titles = {
-        "teacher": "teacher, all image tokens",
-        "blind": "5 tokens, trained blind",
-        "before": "5 tokens, before distillation",
-        "after": "5 tokens, after distillation",
-    }
     console.table(
-        [
-            [titles[name], f"{row.val_loss:.3f}", *(f"{row.accuracy[key]:.1%}" for key in (*ATTRIBUTES, "all"))]
-            for name, row in rows.items()
-        ],
-        header=["what is seen", "val loss", *ATTRIBUTES, "all four"],
+        [table_cells(name, row) for name, row in rows.items()],
+        header=HEADER,
         title=f"{summary['held_out_pictures']} held-out pictures",
     )
     console.print(f"gap closed      {summary['gap_closed']:.1%}  (before to teacher)")

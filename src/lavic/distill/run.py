@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from peft import PeftModel
 
-from lavic.config import CONFIG_FILE
+from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.criteria import Criterion, judge, met
@@ -45,8 +45,8 @@ KNOWN_OUTPUTS = (
     *RUN_LOG_NAMES,
     "val_metrics_epoch_*.txt",
     SKIPPED_FILE,
-    "config.yaml",
-    "versions.json",
+    CONFIG_FILE,
+    VERSIONS_FILE,
 )
 # Settings that may differ between a run and its resumption without changing its result. Data and prompts may
 # lie elsewhere by now: their content is compared.

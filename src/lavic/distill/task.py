@@ -24,7 +24,7 @@ from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, save_adapter, set_lora_dropout
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
-from lavic.training.checkpoints import RunState, save_checkpoint
+from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
 from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
 from lavic.training.loop import MicroStep, StepReport
 from lavic.training.run_log import RunLog
@@ -111,7 +111,7 @@ class DistillTask:
         set_lora_dropout(self.wrapped, True)
         with closing(micro_batches(self.train, remaining, workers=self.workers)) as batches_read:
             for number, batch in enumerate(batches_read, start=1):
-                self._list_failed(self.train, batch)
+                self.train.list_failed(batch.failed, self.skipped)
                 self.unreadable.update(index for index, _ in batch.failed)
                 if len(self.unreadable) == len(self.train.samples):
                     raise NothingLeftError(
@@ -145,11 +145,6 @@ class DistillTask:
             memory=f"{peak_memory_gb():.1f} GB",
         )
 
-    def _list_failed(self, dataset: MicroBatches, batch: MicroBatch) -> None:
-        for index, reason in batch.failed:
-            sample = dataset.samples[index]
-            self.skipped.add(file=sample.path, where=sample.where, key=sample.name, reason=reason)
-
     # -- validation ----------------------------------------------------------------------------------------
 
     def validate(self, step: int) -> float:
@@ -182,7 +177,7 @@ class DistillTask:
                 prefix=self.valid_prefix,
                 workers=self.workers,
                 where=str(self.valid.samples[0].path.parent),
-                on_failed=lambda failed: self._list_failed(self.valid, MicroBatch((), None, torch.empty(0), failed)),
+                on_failed=lambda failed: self.valid.list_failed(failed, self.skipped),
             )
         set_lora_dropout(self.wrapped, True)
         return result
@@ -218,7 +213,7 @@ class DistillTask:
         What a user's Ctrl-C saves is not recorded: an uninterrupted run would not have that row.
         """
         if record:
-            self.log.checkpoint(state.step, path="checkpoint.safetensors", finished=state.finished)
+            self.log.checkpoint(state.step, path=CHECKPOINT_FILE, finished=state.finished)
         state.event_rows = self.log.rows
         state.best_result = None if self.best is None else asdict(self.best)
         save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)

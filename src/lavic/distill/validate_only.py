@@ -7,7 +7,7 @@ from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import validate
 from lavic.distill.setup import collect_data, load_model, make_dataset, make_prefix, read_metadata
 from lavic.formats import SkipLog
-from lavic.model.adapters import load_vision_adapter, read_lora_settings, set_lora_dropout
+from lavic.model.adapters import load_vision_adapter, read_lora_settings
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.devices import choose_device, choose_precision, make_fabric
 
@@ -22,18 +22,10 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
     base = load_model(settings, console)
     data = collect_data(settings, base, described, skipped)
     if settings.adapter is not None:
-        wrapped = load_vision_adapter(base.model, settings.adapter)
-        wrapped.to(device)
-        set_lora_dropout(wrapped, False)
+        load_vision_adapter(base.model, settings.adapter).to(device)
     fabric = make_fabric(device, choose_precision(settings.precision, device))
     model = FiveTokenModel(base)
     dataset = make_dataset(data.valid, data.builder, base)
-
-    def list_failed(failed: tuple[tuple[int, str], ...]) -> None:
-        for index, reason in failed:
-            sample = dataset.samples[index]
-            skipped.add(file=sample.path, where=sample.where, key=sample.name, reason=reason)
-
     with console.progress("Validating", len(data.valid)) as bar, fabric.autocast():
         result = validate(
             model,
@@ -41,7 +33,7 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
             prefix=make_prefix(model, data.valid),
             workers=settings.num_workers,
             where=str(settings.val_data),
-            on_failed=list_failed,
+            on_failed=lambda failed: dataset.list_failed(failed, skipped),
             on_batch=bar.advance,
         )
     summary = {

@@ -13,12 +13,11 @@ from pathlib import Path
 from lavic.errors import ConfigError, OutputError
 from lavic.files import FolderLock, prepare_output, write_atomic
 from lavic.formats import DESCRIPTIONS_KEY, Item, ItemImage, write_train_metadata, write_valid_metadata
+from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.toyshop import grammar
 from lavic.toyshop.drawing import draw
 from lavic.toyshop.kinds import Look, looks
 
-TRAIN_METADATA, VALID_METADATA = "item2meta_train.json", "item2meta_valid.jsonl"
-TRAIN_IMAGES, VALID_IMAGES = "train_images", "valid_images"
 #: All that a catalogue's folder holds.
 NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES)
 

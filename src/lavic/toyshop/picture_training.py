@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from lavic.model.sequences import IGNORE_INDEX, Sequence, SequenceBuilder
 from lavic.model.views import PixelNorm
@@ -86,7 +87,7 @@ class DescribingLessons:
         self.tokenizer, self.pool = tokenizer, pool
         self.rng = random.Random(seed)
         self.builder = SequenceBuilder(tokenizer, DEFAULT_PROMPTS, views=1)
-        self.norm = PixelNorm((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+        self.norm = PixelNorm(tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
         self._deck: list[int] = []
 
     def draw(self, count: int) -> tuple[Tensor, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from lavic.console import Console, Outcome
+from lavic.layout import distill_command
 from lavic.toyshop.config import ToyshopSettings
 
 
@@ -24,9 +25,4 @@ def run(settings: ToyshopSettings, console: Console) -> Outcome:
             overwrite=settings.overwrite,
         )
     settings.save(folder)
-    command = (
-        f"lavic distill --model tiny --train_data {folder}/item2meta_train.json "
-        f"--val_data {folder}/item2meta_valid.jsonl --train_images_dir {folder}/train_images "
-        f"--val_images_dir {folder}/valid_images"
-    )
-    return Outcome({"output_dir": str(folder), **asdict(counts)}, next_step=f"Next: {command}")
+    return Outcome({"output_dir": str(folder), **asdict(counts)}, next_step=f"Next: {distill_command(folder)}")

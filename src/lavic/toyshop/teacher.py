@@ -14,14 +14,15 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 
+from lavic.toyshop.optimizers import Optimizers
 from lavic.toyshop.picture_pool import PicturePool, make_pool
 from lavic.toyshop.picture_training import (
     Contrast,
@@ -41,34 +42,6 @@ CONTRAST_WEIGHT = 0.3
 TEXT_SHARE = 0.25
 
 Report = Callable[[str], None]
-
-
-class Optimizers:
-    """Muon for matrices inside the networks, AdamW for embeddings, heads, norms and biases."""
-
-    def __init__(self, modules: Iterable[nn.Module], *, matrix_rate: float, other_rate: float) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for module in modules:
-            for name, parameter in module.named_parameters():
-                inside = parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "words"))
-                (matrices if inside else others).append(parameter)
-        self.parameters = [*matrices, *others]
-        self._rates = (matrix_rate, other_rate)
-        self._optimizers = (
-            torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.01),
-        )
-
-    def step(self, loss: Tensor, factor: float) -> None:
-        """Backward, clip, step; ``factor`` scales both learning rates."""
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
 
 class Teacher:
@@ -97,7 +70,11 @@ class Teacher:
         """[CLS] against descriptions, tower only."""
         lessons = DescribingLessons(self.tokenizer, self.train, seed=1)
         fresh = DescribingLessons(self.tokenizer, self.valid, seed=2)
-        optimizers = Optimizers([self.model.model.vision_tower, self.contrast], matrix_rate=5e-3, other_rate=2e-3)
+        optimizers = Optimizers(
+            [*self.model.model.vision_tower.named_parameters(), *self.contrast.named_parameters()],
+            matrix_rate=5e-3,
+            other_rate=2e-3,
+        )
         states = torch.compile(tower_states)
         for step in range(steps):
             optimizers.step(self._contrast_loss(states, lessons, batch), cosine_rate(step, steps, hold=0.5))
@@ -119,7 +96,9 @@ class Teacher:
         """Describing from image tokens; contrast and choosing go on."""
         rng = random.Random(3)
         lessons = DescribingLessons(self.tokenizer, self.train, seed=4)
-        optimizers = Optimizers([self.model, self.contrast], matrix_rate=5e-3, other_rate=2e-3)
+        optimizers = Optimizers(
+            [*self.model.named_parameters(), *self.contrast.named_parameters()], matrix_rate=5e-3, other_rate=2e-3
+        )
         states = torch.compile(tower_states)
         text = torch.compile(text_loss, dynamic=True)
         describing = torch.compile(describing_loss, dynamic=True)

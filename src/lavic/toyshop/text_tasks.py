@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import LlamaTokenizer
@@ -74,7 +74,7 @@ def repetition(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int, *, pe
     return Exercise(ids, targets, [1.0] * len(ids))
 
 
-def _positions(offsets: list[tuple[int, int]], ends: list[int]) -> list[int]:
+def _positions(offsets: list[tuple[int, int]], ends: Sequence[int]) -> list[int]:
     """Index of the token that ends at (or first reaches) each character position."""
     found: list[int] = []
     index = 0
@@ -105,8 +105,8 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
     targets = [IGNORE] * len(ids)
     weights = [1.0] * len(ids)
     no, yes = tokenizer.convert_tokens_to_ids(["▁not", "▁is"])
-    for place, fits in _judged_places(rows, lines, len(head)):
-        (position,) = _positions(encoding.offsets, [place])
+    places, fitting = zip(*_judged_places(rows, lines, len(head)), strict=True) if rows[0].judged else ((), ())
+    for position, fits in zip(_positions(encoding.offsets, places), fitting, strict=True):
         targets[position + 1] = yes if fits else no  # + 1: BOS
         weights[position + 1] = WORD_WEIGHT
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 
+from lavic.toyshop.optimizers import Optimizers
 from lavic.toyshop.text_tasks import IGNORE, Exercise, choice, lookup, repetition
 
 #: Learning rates of Muon (matrices) and AdamW (embeddings, head, norms).
@@ -89,47 +90,35 @@ def choice_accuracy(
     """
     rng = random.Random(seed)
     right = 0
-    for _ in range(0, cases, 20):
-        exercises = [choice(tokenizer, rng, candidates) for _ in range(min(20, cases))]
+    for first in range(0, cases, 20):
+        exercises = [choice(tokenizer, rng, candidates) for _ in range(min(20, cases - first))]
         ids, targets, _ = pad(exercises, tokenizer.pad_token_id)
         hidden = model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
         for row, exercise in enumerate(exercises):
             span = slice(exercise.prompt_tokens - 1, len(exercise.input_ids) - 1)
             best = model.lm_head(hidden[row, span]).argmax(-1)
             right += bool((best == targets[row, span]).all())
-    return right / (20 * math.ceil(cases / 20))
+    return right / cases
 
 
 class Schooling:
-    """Trains the language model and its head: Muon for matrices, AdamW for embeddings, head and norms."""
+    """Trains the language model and its head."""
 
     def __init__(self, model: LlavaNextForConditionalGeneration, tokenizer: LlamaTokenizer, seed: int) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.rng = random.Random(seed)
-        language_model = model.model.language_model
-        matrices = [p for name, p in language_model.named_parameters() if p.dim() == 2 and "embed" not in name]
-        others = [p for name, p in language_model.named_parameters() if p.dim() != 2 or "embed" in name]
-        others.append(model.lm_head.weight)
-        self.parameters = [*matrices, *others]
-        self.optimizers = (
-            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        self.optimizers = Optimizers(
+            [*model.model.language_model.named_parameters(), ("lm_head", model.lm_head.weight)],
+            matrix_rate=MATRIX_RATE,
+            other_rate=OTHER_RATE,
         )
         self.loss_of = torch.compile(text_loss, dynamic=True)
 
     def step(self, exercises: list[Exercise], factor: float) -> float:
         """One optimizer step; ``factor`` scales both learning rates."""
-        for optimizer, rate in zip(self.optimizers, (MATRIX_RATE, OTHER_RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-        ids, targets, weights = pad(exercises, self.tokenizer.pad_token_id)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = self.loss_of(self.model, ids, targets, weights)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            loss = self.loss_of(self.model, *pad(exercises, self.tokenizer.pad_token_id))
+        self.optimizers.step(loss, factor)
         return float(loss.detach())
 
     def learn_copying(self, *, most: int = 1200, enough: float = 0.25, report: Callable[[str], None]) -> None:

@@ -17,6 +17,7 @@ from lavic.errors import ImageError
 from lavic.images import read_image
 from lavic.model.sequences import Sequence, SequenceBuilder, TokenBatch
 from lavic.model.views import cut_views
+from lavic.skipped import SkipLog
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class MicroBatches(Dataset[MicroBatch]):
         self.view_size = view_size
         self.views = views
         self.side = side
+
+    def list_failed(self, failed: tuple[tuple[int, str], ...], skipped: SkipLog) -> None:
+        """Put samples whose picture could not be read on the list of what was left out."""
+        for index, reason in failed:
+            sample = self.samples[index]
+            skipped.add(file=sample.path, where=sample.where, key=sample.name, reason=reason)
 
     def __len__(self) -> int:
         return len(self.samples)
