@@ -59,6 +59,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "valid_prefix": make_prefix(model, samples),
         "workers": 0,
         "seed": 3,
+        "group_by_length": True,
         "output_dir": folder,
         "base_name": "tiny",
         "log": None,

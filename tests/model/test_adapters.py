@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
 
 from lavic.errors import AdapterError
+from lavic.model.accelerations import PLAIN
 from lavic.model.adapters import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -214,7 +215,7 @@ def test_stock_peft_loads_it_and_gives_the_same_visual_tokens(saved, tokenizer):
     with torch.no_grad():
         bare = FiveTokenModel(base).visual_tokens(random_views(3))
         PeftModel.from_pretrained(base.model, folder)
-        found = FiveTokenModel(base, cls_only=False).visual_tokens(random_views(3))
+        found = FiveTokenModel(base, PLAIN).visual_tokens(random_views(3))
         wanted = model.visual_tokens(random_views(3))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     assert float((found - bare).abs().max()) > 0.01, "the adapter matters"

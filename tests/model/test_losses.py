@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import oracles
 import pytest
@@ -12,6 +12,7 @@ from model.tiny_models import MEAN, STD, fill_lora, make_base, oracle_sizes, ora
 from peft import PeftModel
 from torch import Tensor, nn
 
+from lavic.model.accelerations import PLAIN, Accelerations
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters
 from lavic.model.losses import target_loss, token_nats
 from lavic.model.prefix_cache import PrefixCache, shared_length
@@ -72,16 +73,15 @@ def run_fast(
     rows: list[int],
     *,
     side: str = "right",
-    cls_only: bool = True,
-    cached: bool = False,
     chunk: int = 1024,
+    accelerations: Accelerations = PLAIN,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Nats and rows of the target tokens, and the gradients of the sum, from the code under test."""
     model = student.model
-    model.cls_only = cls_only
+    model.accelerate(accelerations)
     sequences = [student.sequences[row] for row in rows]
     prefix = None
-    if cached:
+    if accelerations.prefix_cache:
         length = shared_length(student.sequences)
         assert length > 40, "the instruction is shared"
         language_model = model.llava.model.language_model
@@ -89,7 +89,7 @@ def run_fast(
     student.wrapped.zero_grad(set_to_none=True)
     batch = builder.collate(sequences, side=side)
     hidden = model.hidden_states(batch, model.visual_tokens(student.views[rows]), prefix)
-    loss = target_loss(hidden, model.lm_head, batch, chunk=chunk)
+    loss = target_loss(hidden, model.lm_head, batch, chunk=chunk, everywhere=not accelerations.target_logits)
     loss.total.backward()
     parameters = lora_parameters(student.wrapped)
     gradients = {name: parameter.grad.clone() for name, parameter in parameters.items()}
@@ -107,31 +107,53 @@ def assert_equal_gradients(found: dict[str, Tensor], wanted: list[dict[str, Tens
         torch.testing.assert_close(gradient, total, rtol=0, atol=1e-10 * scale, msg=name)
 
 
-@pytest.mark.parametrize(
-    ("side", "cls_only", "cached", "chunk"),
-    [
-        ("right", False, False, 1024),
-        ("right", True, False, 1024),
-        ("right", True, True, 1024),
-        ("right", True, True, 5),
-        ("right", False, False, 1),
-        ("left", False, False, 1024),
-        ("left", True, False, 7),
-    ],
-)
-@pytest.mark.parametrize("rows", [[4], [3, 2], [6, 5, 4, 3, 2, 1, 0]], ids=["batch1", "batch2", "batch7"])
-def test_loss_and_gradients_equal_plain_maths(student, builder, plain, rows, side, cls_only, cached, chunk):
-    nats, owners, gradients = run_fast(student, builder, rows, side=side, cls_only=cls_only, cached=cached, chunk=chunk)
+ROWS = pytest.mark.parametrize("rows", [[4], [3, 2], [6, 5, 4, 3, 2, 1, 0]], ids=["batch1", "batch2", "batch7"])
+ALL = Accelerations(activation_checkpointing=True)
+SWITCHES = [field.name for field in fields(Accelerations) if field.name != "compile"]
+
+
+def assert_plain_maths(student, builder, plain, rows, **how):
+    nats, owners, gradients = run_fast(student, builder, rows, **how)
     wanted = [nat for row in rows for nat in plain[row][0]]
     torch.testing.assert_close(nats, torch.tensor(wanted, dtype=torch.float64), rtol=1e-10, atol=0)
     assert owners.tolist() == [at for at, row in enumerate(rows) for _ in plain[row][0]]
     assert_equal_gradients(gradients, [plain[row][1] for row in rows])
 
 
+@ROWS
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_without_short_cuts_loss_and_gradients_equal_plain_maths(student, builder, plain, rows, side):
+    assert_plain_maths(student, builder, plain, rows, side=side)
+
+
+@ROWS
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_short_cut_alone_equals_plain_maths(student, builder, plain, rows, switch):
+    assert_plain_maths(student, builder, plain, rows, accelerations=replace(PLAIN, **{switch: True}))
+
+
+@ROWS
+@pytest.mark.parametrize("switch", [None, *SWITCHES])
+def test_all_short_cuts_and_all_but_one_equal_plain_maths(student, builder, plain, rows, switch):
+    fewer = ALL if switch is None else replace(ALL, **{switch: False})
+    assert_plain_maths(student, builder, plain, rows, accelerations=fewer)
+
+
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_chunks_of_any_size_equal_plain_maths(student, builder, plain, chunk):
+    assert_plain_maths(student, builder, plain, [3, 2], chunk=chunk, accelerations=ALL)
+
+
+@ROWS
+def test_cls_only_equals_plain_maths_with_padding_on_the_left(student, builder, plain, rows):
+    short_cuts = Accelerations(prefix_cache=False)  # it knows no padding in front
+    assert_plain_maths(student, builder, plain, rows, side="left", accelerations=short_cuts)
+
+
 def test_micro_batches_add_up_to_the_whole_batch(student, builder, plain):
     # 7 samples as micro-batches of 3, 3 and 1, their nats summed, against all of them at once.
-    whole_nats, _, whole = run_fast(student, builder, list(range(7)), cached=True)
-    parts = [run_fast(student, builder, rows, cached=True) for rows in ([0, 1, 2], [3, 4, 5], [6])]
+    whole_nats, _, whole = run_fast(student, builder, list(range(7)), accelerations=ALL)
+    parts = [run_fast(student, builder, rows, accelerations=ALL) for rows in ([0, 1, 2], [3, 4, 5], [6])]
     torch.testing.assert_close(torch.cat([part[0] for part in parts]), whole_nats, rtol=1e-10, atol=0)
     for name, gradient in whole.items():
         total = sum(part[2][name] for part in parts)

@@ -8,6 +8,7 @@ import torch
 from model.tiny_models import MEAN, STD, fill_lora, make_base, oracle_sizes, oracle_weights, random_views
 from torch import nn
 
+from lavic.model.accelerations import PLAIN, Accelerations
 from lavic.model.adapters import LoraSettings, attach_vision_lora, set_lora_dropout
 from lavic.model.prefix_cache import PrefixCache, shared_length
 from lavic.model.sequences import SequenceBuilder
@@ -28,7 +29,7 @@ def five_tokens(tokenizer) -> FiveTokenModel:
 
 @pytest.mark.parametrize("cls_only", [True, False])
 def test_visual_tokens_equal_plain_maths(five_tokens, cls_only):
-    five_tokens.cls_only = cls_only
+    five_tokens.accelerate(Accelerations(cls_only=cls_only))
     views, weights = random_views(2), oracle_weights(five_tokens.llava)
     found = five_tokens.visual_tokens(views)
     assert found.shape == (2, 5, 128)
@@ -40,7 +41,7 @@ def test_visual_tokens_equal_plain_maths(five_tokens, cls_only):
 
 def test_cls_state_is_that_before_the_final_layer_norm(five_tokens):
     # The tower's pooler_output is the same state behind post_layernorm: another vector.
-    five_tokens.cls_only = True
+    five_tokens.accelerate(Accelerations())
     views = random_views(1)
     states = five_tokens.cls_states(views)[0]
     tower = five_tokens.vision_tower(five_tokens.pixel_norm(views[0], torch.float64))
@@ -52,7 +53,7 @@ def test_gradients_do_not_depend_on_computing_cls_alone(five_tokens):
     parameters = [tensor for tensor in five_tokens.parameters() if tensor.requires_grad]
     gradients = []
     for cls_only in (True, False):
-        five_tokens.cls_only = cls_only
+        five_tokens.accelerate(Accelerations(cls_only=cls_only))
         loss = five_tokens.visual_tokens(random_views(3)).square().sum()
         gradients.append(torch.autograd.grad(loss, parameters))
     for fast, full in zip(*gradients, strict=True):
@@ -136,6 +137,7 @@ def test_vectors_get_the_gradient_of_their_own_place(five_tokens, builder):
 
 def test_a_row_does_not_depend_on_its_neighbours_or_padding(five_tokens, builder):
     short, long = builder.distill("a", "red cup"), builder.distill("A much longer title " * 3, "b " * 30)
+    five_tokens.accelerate(PLAIN)
     views = random_views(2)
     tokens = five_tokens.visual_tokens(views)
     alone = five_tokens.hidden_states(builder.collate([short]), tokens[:1])[0]
@@ -155,6 +157,7 @@ def test_a_cached_beginning_can_be_used_again_and_again(five_tokens, builder):
     sequences = [builder.distill("a", "red cup"), builder.distill("Mug", "b " * 9)]
     batch, tokens = builder.collate(sequences), five_tokens.visual_tokens(random_views(2))
     prefix = cache_of(five_tokens, sequences[0].input_ids[: shared_length(sequences)])
+    five_tokens.accelerate(PLAIN)
     whole = five_tokens.hidden_states(batch, tokens)[:, prefix.length :]
     for _ in range(3):
         cached = five_tokens.hidden_states(batch, tokens, prefix)
@@ -162,6 +165,26 @@ def test_a_cached_beginning_can_be_used_again_and_again(five_tokens, builder):
     one = five_tokens.hidden_states(builder.collate(sequences[:1]), tokens[:1], prefix)
     length = len(sequences[0].input_ids) - prefix.length
     torch.testing.assert_close(one[0], whole[0, :length], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_frozen_start_gives_the_same_states_from_each_rows_picture_on(five_tokens, builder, cached):
+    sequences = [builder.distill("a", "red cup"), builder.distill("A much longer title " * 3, "b " * 9)]
+    batch, tokens = builder.collate(sequences), five_tokens.visual_tokens(random_views(2))
+    five_tokens.accelerate(PLAIN)
+    whole = five_tokens.hidden_states(batch, tokens)
+    five_tokens.accelerate(Accelerations())
+    prefix = cache_of(five_tokens, sequences[0].input_ids[: shared_length(sequences)]) if cached else None
+    found = five_tokens.hidden_states(batch, tokens, prefix)
+    starts = [sequence.placeholders[0] for sequence in sequences]
+    missing = whole.shape[1] - found.shape[1]
+    assert missing == min(starts) < max(starts)
+    for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+        end = len(sequence.input_ids)
+        torch.testing.assert_close(
+            found[row, start - missing : end - missing], whole[row, start:end], rtol=1e-10, atol=1e-12
+        )
+        assert not found[row, : start - missing].any()
 
 
 def test_a_cached_beginning_refuses_rows_that_start_otherwise(five_tokens, builder):
@@ -208,6 +231,6 @@ def test_llava_15_sees_one_view_at_one_placeholder(tokenizer):
     ids = list(sequence.input_ids)
     nats = oracles.target_nats(weights, sizes, ids, list(sequence.placeholders), sequence.prompt_length, seen)
     hidden = model.hidden_states(builder.collate([sequence]), found)
-    logits = model.lm_head(hidden[0, sequence.prompt_length - 1 : -1])
+    logits = model.lm_head(hidden[0, -sequence.target_tokens - 1 : -1])
     wanted = nn.functional.cross_entropy(logits, torch.tensor(ids[sequence.prompt_length :]), reduction="none")
     torch.testing.assert_close(torch.stack(nats), wanted, rtol=1e-10, atol=0)

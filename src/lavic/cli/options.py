@@ -104,13 +104,19 @@ def _switch(name: str, field: FieldInfo) -> list[inspect.Parameter]:
         option = typer.Option(
             None,
             f"--{each}",
-            help=help_text(field) if each == name else f"Switch --{name} off.",
+            help=help_text(field) if value else f"Do not: {uncapitalised(field.description or '')}",
+            metavar="",
             rich_help_panel=field_extra(field, "panel"),
             show_default=False,
-            hidden=field_extra(field, "hidden") or (not value and field.default is not True),
+            hidden=field_extra(field, "hidden") or value is field.default,
         )
         parameters.append(_keyword(each, bool | None, option))
     return parameters
+
+
+def uncapitalised(text: str) -> str:
+    """A sentence without its capital, unless its first word is a name."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _keyword(name: str, annotation: Any, option: Any) -> inspect.Parameter:

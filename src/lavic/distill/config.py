@@ -13,6 +13,7 @@ from lavic.config import Settings, setting
 from lavic.errors import ConfigError
 
 DATA, TRAINING, OUTPUT, MACHINE = "Data", "Training", "Checking and saving", "Machine"
+SPEED = "Speed and memory"
 SUCCESS = "Success criteria"
 
 Unit = Literal["steps", "epochs", "minutes"]
@@ -139,6 +140,14 @@ class DistillSettings(Settings):
     adapter: Path | None = setting(
         None, "Folder of an adapter, also one trained elsewhere: what --validate_only judges.", panel=OUTPUT
     )
+    dry_run: int | None = setting(
+        None,
+        "Train this many steps on the longest samples, print memory and the whole run's hours, keep nothing.",
+        panel=OUTPUT,
+        saved=False,
+        ge=1,
+        le=10_000,
+    )
     resume: bool = setting(False, "Go on from the last checkpoint in --output_dir.", panel=OUTPUT, saved=False)
     overwrite: bool = setting(False, "Replace the run that --output_dir holds.", panel=OUTPUT, saved=False)
 
@@ -161,6 +170,28 @@ class DistillSettings(Settings):
     skip_gpu_check: bool = setting(
         False, "Taken for the guide's scripts' sake; lavic makes no such check.", panel=MACHINE, hidden=True
     )
+
+    cls_only: bool = setting(True, "Compute only [CLS] in the last vision layer.", panel=SPEED)
+    prefix_cache: bool = setting(True, "Compute the instruction's keys and values once.", panel=SPEED)
+    frozen_start: bool = setting(
+        True, "Leave out gradients through instruction and title, where nothing is trained.", panel=SPEED
+    )
+    target_logits: bool = setting(True, "Make logits for the description's tokens only, in chunks.", panel=SPEED)
+    group_by_length: bool = setting(
+        True, "Put samples of similar length in a batch, so that little is padding.", panel=SPEED
+    )
+    picture_cache: Path | None = setting(
+        None,
+        "Folder to keep cut pictures in, so that later epochs decode none; 1.7 MB a picture for the 7B.",
+        panel=SPEED,
+    )
+    activation_checkpointing: bool = setting(
+        False, "Compute each layer again for the backward pass: less memory, more time.", panel=SPEED
+    )
+    quantize: Literal["none", "nf4"] = setting(
+        "none", "The language model's weights in 4 bits: 15 GB of a 7B become 5; needs bitsandbytes.", panel=SPEED
+    )
+    compile: bool = setting(False, "torch.compile for each layer: pays on a GPU, after a minute.", panel=SPEED)
 
     require_criteria: bool = setting(False, "End with exit code 1 if a criterion below is missed.", panel=SUCCESS)
     max_val_loss: float = setting(
@@ -191,6 +222,13 @@ class DistillSettings(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        for flag in ("resume", "overwrite", "validate_only"):
+            if self.dry_run is not None and getattr(self, flag):
+                raise ConfigError(
+                    "they exclude each other",
+                    where=f"--dry_run and --{flag}",
+                    remedy="A dry run begins anew, neither reads nor writes --output_dir, and keeps nothing.",
+                )
         if self.resume and self.overwrite:
             raise ConfigError(
                 "they exclude each other",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +78,7 @@ def batch_loss(model: FiveTokenModel, batch: MicroBatch, prefix: PrefixCache | N
     tokens = batch.tokens.to(device)
     visual_tokens = model.visual_tokens(batch.views.to(device, non_blocking=True))
     hidden = model.hidden_states(tokens, visual_tokens, prefix)
-    return target_loss(hidden, model.lm_head, tokens)
+    return target_loss(hidden, model.lm_head, tokens, everywhere=not model.accelerations.target_logits)
 
 
 @torch.no_grad()
@@ -94,11 +95,12 @@ def validate(
     """Loss of every sample of a set; whoever calls switches dropout off."""
     sums = LossSums()
     batches = ordered_batches([len(sample.sequence.input_ids) for sample in dataset.samples], VALIDATION_BATCH)
-    for batch in micro_batches(dataset, batches, workers=workers):
-        on_failed(batch.failed)
-        if batch.tokens is not None:
-            sums.add(batch_loss(model, batch, prefix), len(batch.indices))
-        on_batch(len(batch.indices) + len(batch.failed))
+    with closing(micro_batches(dataset, batches, workers=workers)) as batches_read:
+        for batch in batches_read:
+            on_failed(batch.failed)
+            if batch.tokens is not None:
+                sums.add(batch_loss(model, batch, prefix), len(batch.indices))
+            on_batch(len(batch.indices) + len(batch.failed))
     return sums.result(where)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lavic.console import Console
@@ -14,14 +14,17 @@ from lavic.distill.samples import collect_samples, require_samples
 from lavic.errors import InputError
 from lavic.files import open_regular
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
-from lavic.model.load import BaseModel, load_base
+from lavic.model.accelerations import Accelerations, require_compiler
+from lavic.model.load import BaseModel, check_source, load_base
 from lavic.model.prefix_cache import PrefixCache, shared_length
+from lavic.model.quantization import require_bitsandbytes
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import load_prompts
 from lavic.training.devices import choose_device, choose_precision, weights_dtype
 from lavic.training.loaders import MicroBatches, Sample
 from lavic.training.loop import LoopSettings
+from lavic.training.picture_cache import PictureCache
 from lavic.training.sampler import steps_per_epoch
 
 _DATA_REMEDY = (
@@ -52,10 +55,16 @@ def check_inputs(settings: DistillSettings) -> None:
 
     Raises:
         InputError: a metadata file cannot be opened, or a folder of pictures is not there.
-        ConfigError: the prompts cannot be used, or the device or number format cannot be had.
+        ConfigError: the prompts cannot be used, or the device, the number format or a short cut cannot be had.
+        ModelError: the model is a folder that is not there, or not whole.
     """
     choose_precision(settings.precision, choose_device(settings.device))
+    if settings.quantize == "nf4":
+        require_bitsandbytes()
+    if settings.compile:
+        require_compiler()
     load_prompts(settings.prompts)
+    check_source(settings.model)
     files, folders = [settings.val_data], [settings.val_images_dir]
     if not settings.validate_only:
         files, folders = [settings.train_data, *files], [settings.train_images_dir, *folders]
@@ -99,7 +108,7 @@ def load_model(settings: DistillSettings, console: Console) -> BaseModel:
     console.info(f"Loading {settings.model} ...")
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    return load_base(settings.model, dtype=weights_dtype(precision), device=device)
+    return load_base(settings.model, dtype=weights_dtype(precision), device=device, four_bit=settings.quantize == "nf4")
 
 
 def collect_data(settings: DistillSettings, base: BaseModel, described: Described, skipped: SkipLog) -> Data:
@@ -131,17 +140,30 @@ def collect_data(settings: DistillSettings, base: BaseModel, described: Describe
     return Data(builder, train_samples, valid_samples)
 
 
-def make_dataset(samples: list[Sample], builder: SequenceBuilder, base: BaseModel) -> MicroBatches:
-    """The samples as a data set of micro-batches."""
-    return MicroBatches(samples, builder, view_size=base.view_size, views=base.family.views)
+def make_dataset(
+    samples: list[Sample], builder: SequenceBuilder, base: BaseModel, cache_folder: Path | None = None
+) -> MicroBatches:
+    """The samples as a data set of micro-batches, with their cut pictures kept in a folder if one is given.
+
+    Raises:
+        ConfigError: the disk has no room for the cut pictures.
+    """
+    cache = None
+    if cache_folder is not None:
+        cache = PictureCache(cache_folder, base.view_size, base.family.views)
+        cache.check_space(sample.path for sample in samples)
+    return MicroBatches(samples, builder, view_size=base.view_size, views=base.family.views, cache=cache)
 
 
 def make_prefix(model: FiveTokenModel, samples: Rows[Sample]) -> PrefixCache | None:
     """The cache of what all prompts of a set start with; the language model is frozen in stage 1.
 
     A set gets a cache of its own: the length decides the last bits of a loss, and a validation set must have the
-    same loss whether there is a training set beside it or not.
+    same loss whether there is a training set beside it or not. None where there is none to share, or where
+    ``prefix_cache`` is off.
     """
+    if not model.accelerations.prefix_cache:
+        return None
     sequences = [sample.sequence for sample in samples]
     length = shared_length(sequences)
     if length < 2:
@@ -149,6 +171,11 @@ def make_prefix(model: FiveTokenModel, samples: Rows[Sample]) -> PrefixCache | N
     return PrefixCache(
         model.llava.model.language_model, model.llava.get_input_embeddings(), sequences[0].input_ids[:length]
     )
+
+
+def make_accelerations(settings: DistillSettings) -> Accelerations:
+    """The model's short cuts, as the settings switch them."""
+    return Accelerations(**{field.name: getattr(settings, field.name) for field in fields(Accelerations)})
 
 
 def make_loop_settings(settings: DistillSettings, samples: int) -> LoopSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,6 +65,7 @@ class DistillTask:
         prefix, valid_prefix: caches of what the prompts of each set start with.
         last: the last validation.
         best: validation of the adapter that is saved.
+        told: how many rows and pictures left out the text log has been told of.
     """
 
     fabric: Fabric
@@ -80,6 +81,7 @@ class DistillTask:
     batch_size: int
     accumulation: int
     seed: int
+    group_by_length: bool
     workers: int
     output_dir: Path
     base_name: str
@@ -90,6 +92,8 @@ class DistillTask:
     last: ValidationLoss | None = None
     best: ValidationLoss | None = None
     unreadable: set[int] = field(default_factory=set)
+    noticed: set[str] = field(default_factory=set)
+    told: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -105,13 +109,14 @@ class DistillTask:
             NothingLeftError: the epoch is over and no picture could be read.
         """
         lengths = [len(sample.sequence.input_ids) for sample in self.train.samples]
-        batches = epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=epoch)
+        batches = epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=epoch, by_length=self.group_by_length)
         group: list[MicroStep] = []
         remaining = batches[first * self.accumulation :]
         set_lora_dropout(self.wrapped, True)
         with closing(micro_batches(self.train, remaining, workers=self.workers)) as batches_read:
             for number, batch in enumerate(batches_read, start=1):
                 self.train.list_failed(batch.failed, self.skipped)
+                self._notice(batch.notice)
                 self.unreadable.update(index for index, _ in batch.failed)
                 if len(self.unreadable) == len(self.train.samples):
                     raise NothingLeftError(
@@ -124,8 +129,18 @@ class DistillTask:
                     yield group
                     group = []
 
+    def _notice(self, notice: str) -> None:
+        """Warn of something once."""
+        if notice and notice not in self.noticed:
+            self.noticed.add(notice)
+            self.console.warn(notice)
+
     def step_done(self, report: StepReport) -> None:
         """Log a step and move the bar."""
+        if self.skipped.count > self.told:
+            # A line of the text log, no event: the list may grow at another step in a run that was resumed.
+            self.told = self.skipped.count
+            self.log.note(f"left out so far: {self.told} rows or pictures; {self.skipped.path} lists them")
         rate = report.samples / max(report.seconds, 1e-9)
         self.log.step(
             report.step,
@@ -134,6 +149,8 @@ class DistillTask:
             epoch=round(report.epoch, 4),
             tokens=report.tokens,
             gradient_norm=report.gradient_norm,
+            samples=report.samples,
+            seconds=round(report.seconds, 4),
             samples_per_s=round(rate, 2),
             memory_gb=peak_memory_gb(),
         )
@@ -147,10 +164,10 @@ class DistillTask:
 
     # -- validation ----------------------------------------------------------------------------------------
 
-    def validate(self, step: int) -> float:
+    def validate(self, step: int, between_batches: Callable[[], None] = lambda: None) -> float:
         """Validation loss with EOS, which the best adapter is chosen by."""
         started = time.monotonic()
-        self.last = self.measure()
+        self.last = self.measure(between_batches)
         self.log.validation(
             step,
             val_loss=self.last.loss_without_eos,
@@ -167,7 +184,7 @@ class DistillTask:
         )
         return self.last.loss
 
-    def measure(self) -> ValidationLoss:
+    def measure(self, between_batches: Callable[[], None] = lambda: None) -> ValidationLoss:
         """Loss of the validation set with the current weights, dropout off."""
         set_lora_dropout(self.wrapped, False)
         with self.fabric.autocast():
@@ -178,6 +195,7 @@ class DistillTask:
                 workers=self.workers,
                 where=str(self.valid.samples[0].path.parent),
                 on_failed=lambda failed: self.valid.list_failed(failed, self.skipped),
+                on_batch=lambda _: between_batches(),
             )
         set_lora_dropout(self.wrapped, True)
         return result

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from lavic.errors import ModelError
 from lavic.model.families import Family, family_of
+from lavic.model.quantization import nf4_arguments, settle_quantized
 
 #: ``--model tiny``: the small checkpoint that comes with the package.
 TINY = "tiny"
@@ -91,16 +92,43 @@ def image_processor(source: str) -> Any:
         return AutoImageProcessor.from_pretrained(source, use_fast=False, backend="pil", trust_remote_code=False)
 
 
-def load_base(name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> BaseModel:
+def load_base(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    four_bit: bool = False,
+) -> BaseModel:
     """Load model, tokenizer and picture settings.
 
     Args:
         name: folder, hub name, or ``tiny``.
-        dtype: of all weights.
+        dtype: of all weights; with ``four_bit`` of those that are not quantised.
         device: where they go.
+        four_bit: the language model's weights as NF4.
 
     Raises:
         ModelError: not found, another class, pickled, truncated, or tensors without a place.
+    """
+    # A trial without memory: a configuration that describes another model than the files hold would
+    # otherwise first be filled with random weights, however large.
+    trial = inspect_base(name)
+    arguments = nf4_arguments(dtype, torch.device(device)) if four_bit else {}
+    load = partial(_from_pretrained(trial.family, trial.source), dtype=dtype, **arguments)
+    model = _guarded(trial.source, load, bar=True)
+    model.requires_grad_(False).eval()
+    if four_bit:
+        settle_quantized(model, trial.source)
+    else:
+        model.to(device)
+    return replace(trial, model=model)
+
+
+def inspect_base(name: str) -> BaseModel:
+    """All that ``load_base`` looks at, without the weights: the model is on the meta device.
+
+    Raises:
+        ModelError: as ``load_base``.
     """
     source = resolve_source(name)
     _check_folder(source)
@@ -111,18 +139,12 @@ def load_base(name: str, *, dtype: torch.dtype = torch.float32, device: str | to
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end-of-sequence token", where=source)
     mean, std = _guarded(source, lambda: _pixel_statistics(source))
-    from_pretrained = partial(
-        _CLASSES[family.model_type].from_pretrained, source, use_safetensors=True, trust_remote_code=False
-    )
-    # A trial without memory: a configuration that describes another model than the files hold would
-    # otherwise first be filled with random weights, however large.
-    _, info = _guarded(
+    from_pretrained = _from_pretrained(family, source)
+    model, info = _guarded(
         source,
         lambda: from_pretrained(device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True),
     )
     _check_placed(source, info)
-    model = _guarded(source, lambda: from_pretrained(dtype=dtype), bar=True)
-    model.requires_grad_(False).eval().to(device)
     return BaseModel(
         name=public_name(name),
         source=source,
@@ -133,6 +155,25 @@ def load_base(name: str, *, dtype: torch.dtype = torch.float32, device: str | to
         pixel_mean=mean,
         pixel_std=std,
     )
+
+
+def _from_pretrained(family: Family, source: str) -> Callable[..., Any]:
+    """The loader of a family's class."""
+    return partial(_CLASSES[family.model_type].from_pretrained, source, use_safetensors=True, trust_remote_code=False)
+
+
+def looks_local(source: str) -> bool:
+    """Whether a model's name can only mean a folder; all else may be a name on the hub."""
+    return source.startswith((".", "/", "~")) or Path(source).exists() or source.count("/") > 1
+
+
+def check_source(name: str) -> None:
+    """See what can be seen of a model without loading it: whether a folder is there, and whole.
+
+    Raises:
+        ModelError: it is not.
+    """
+    _check_folder(resolve_source(name))
 
 
 def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -159,8 +200,7 @@ def _quiet(*, bar: bool = False) -> Iterator[None]:
 def _check_folder(source: str) -> None:
     """What can be said better before transformers is asked."""
     folder = Path(source)
-    looks_local = source.startswith((".", "/", "~")) or folder.exists() or source.count("/") > 1
-    if not looks_local:
+    if not looks_local(source):
         return
     if not folder.exists():
         raise ModelError(

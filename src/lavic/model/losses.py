@@ -48,10 +48,7 @@ def token_nats(hidden: Tensor, lm_head: nn.Module, targets: Tensor, *, chunk: in
     """
 
     def of_chunk(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = lm_head(states)
-        # bf16 logits would lose the loss's third digit.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return functional.cross_entropy(logits, wanted, reduction="none")
+        return cross_entropy(lm_head(states), wanted)
 
     if len(targets) <= chunk:
         return of_chunk(hidden, targets)
@@ -62,7 +59,16 @@ def token_nats(hidden: Tensor, lm_head: nn.Module, targets: Tensor, *, chunk: in
     return torch.cat(pieces)
 
 
-def target_loss(hidden: Tensor, lm_head: nn.Module, batch: TokenBatch, *, chunk: int = CHUNK) -> TargetLoss:
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """[n, vocabulary] and [n] to [n] nats; bf16 logits would lose the third digit."""
+    return functional.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none"
+    )
+
+
+def target_loss(
+    hidden: Tensor, lm_head: nn.Module, batch: TokenBatch, *, chunk: int = CHUNK, everywhere: bool = False
+) -> TargetLoss:
     """Loss of a batch from its hidden states.
 
     Args:
@@ -70,11 +76,15 @@ def target_loss(hidden: Tensor, lm_head: nn.Module, batch: TokenBatch, *, chunk:
             start).
         lm_head: D -> vocabulary.
         batch: labels by position.
+        everywhere: make logits at every position, as the published code does; for comparison.
     """
     width = hidden.shape[1]
     labels = batch.labels[:, -width:]
     is_eos = batch.is_eos[:, -width:]
     predicted = labels[:, 1:]
     carries = predicted != IGNORE_INDEX
-    nats = token_nats(hidden[:, :-1][carries], lm_head, predicted[carries], chunk=chunk)
+    if everywhere:
+        nats = cross_entropy(lm_head(hidden[:, :-1])[carries], predicted[carries])
+    else:
+        nats = token_nats(hidden[:, :-1][carries], lm_head, predicted[carries], chunk=chunk)
     return TargetLoss(nats, carries.nonzero()[:, 0], is_eos[:, 1:][carries])

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import nn
 
+from lavic.model.past import Past, recorded_past
 from lavic.model.sequences import Sequence, TokenBatch
 
 
@@ -27,7 +27,7 @@ def shared_length(sequences: Rows[Sequence]) -> int:
 
 
 class PrefixCache:
-    """The cache of one beginning, for a frozen language model.
+    """The past of one beginning, for a frozen language model.
 
     Args:
         language_model: without LoRA, or with weights that do not change while the cache lives.
@@ -37,12 +37,10 @@ class PrefixCache:
 
     def __init__(self, language_model: nn.Module, embeddings: nn.Module, ids: Rows[int]) -> None:
         self.ids = tuple(ids)
+        device = next(embeddings.parameters()).device
         with torch.no_grad():
-            device = next(embeddings.parameters()).device
             embeds = embeddings(torch.tensor([self.ids], device=device))
-            cache = DynamicCache(config=language_model.config)
-            language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+        self.past = recorded_past(language_model, embeds, Past([]))
 
     @property
     def length(self) -> int:
@@ -58,26 +56,3 @@ class PrefixCache:
         start = batch.input_ids[:, : self.length].cpu()
         if batch.left_padded or not bool((start == torch.tensor(self.ids)).all()):
             raise ValueError("every row must start with the cached prefix, and padding must be on the right")
-
-    def continue_with(self, language_model: nn.Module, embeds: Tensor) -> Tensor:
-        """[B, T - P, D] input embeddings behind the prefix to hidden states of the same shape.
-
-        Sequences must be padded on the right: the mask is causal and knows no padding.
-        """
-        rows, length = embeds.shape[:2]
-        cache = DynamicCache(config=language_model.config)
-        for index, (keys, values) in enumerate(self._layers):
-            shape = (rows, -1, -1, -1)
-            cache.update(keys.to(embeds.dtype).expand(shape), values.to(embeds.dtype).expand(shape), index)
-        places = torch.arange(self.length + length, device=embeds.device)
-        # Fewer queries than keys: SDPA's own causal flag would align them at the wrong end.
-        mask = (places <= places[self.length :, None])[None, None]
-        output = language_model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=places[None, self.length :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden

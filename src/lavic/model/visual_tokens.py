@@ -16,11 +16,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lavic.model.accelerations import Accelerations, arrange_layers
 from lavic.model.cls_only import last_layer_of_cls
+from lavic.model.frozen_start import hidden_from_image_on
 from lavic.model.load import BaseModel
+from lavic.model.past import Past, run_behind
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.sequences import TokenBatch
 from lavic.model.views import PixelNorm
+
+DEFAULT_ACCELERATIONS = Accelerations()
 
 
 class FiveTokenModel(nn.Module):
@@ -28,15 +33,21 @@ class FiveTokenModel(nn.Module):
 
     Args:
         base: the loaded checkpoint; LoRA may be attached to ``base.model`` before or after.
-        cls_only: in the tower's last layer compute the [CLS] state alone (same result, less arithmetic).
+        accelerations: the short cuts; the base's layers are arranged for them.
     """
 
-    def __init__(self, base: BaseModel, *, cls_only: bool = True) -> None:
+    def __init__(self, base: BaseModel, accelerations: Accelerations = DEFAULT_ACCELERATIONS) -> None:
         super().__init__()
         self.llava = base.model
         self.views = base.family.views
-        self.cls_only = cls_only
+        self.accelerate(accelerations)
         self.pixel_norm = PixelNorm(base.pixel_mean, base.pixel_std).to(base.model.device)
+
+    def accelerate(self, accelerations: Accelerations) -> None:
+        """Take these short cuts from now on."""
+        self.accelerations = accelerations
+        towers = (self.vision_tower.encoder, self.llava.model.language_model)
+        arrange_layers([layer for tower in towers for layer in tower.layers], accelerations)  # type: ignore[union-attr]
 
     @property
     def vision_tower(self) -> nn.Module:
@@ -54,7 +65,7 @@ class FiveTokenModel(nn.Module):
         """[N, V, 3, s, s] uint8 to [N, V, W]: last layer's [CLS], before the final layer norm."""
         tower = self.vision_tower
         pixels = self.pixel_norm(views.flatten(0, 1), self.llava.dtype)
-        if self.cls_only:
+        if self.accelerations.cls_only:
             states = last_layer_of_cls(tower, pixels)
         else:
             states = tower(pixel_values=pixels).last_hidden_state[:, 0]
@@ -77,8 +88,11 @@ class FiveTokenModel(nn.Module):
     def hidden_states(self, batch: TokenBatch, visual_tokens: Tensor, prefix: PrefixCache | None = None) -> Tensor:
         """[B, T', D] after the language model.
 
-        T' is T, or T less the prefix's length where the constant beginning comes from its cache;
-        the last position is the last of the batch in both cases.
+        T' is T, or less where a constant beginning is left out; the last position is the last of the batch in
+        any case. Left of a row's first visual token states may be zeros (``frozen_start``).
+
+        Args:
+            prefix: the cache of what every row starts with; padding must then be on the right.
 
         Raises:
             ValueError: the prefix is not what every row starts with.
@@ -87,7 +101,12 @@ class FiveTokenModel(nn.Module):
         language_model = self.llava.model.language_model
         if prefix is not None:
             prefix.check(batch)
-            return prefix.continue_with(language_model, embeds[:, prefix.length :])
+        before = Past([]) if prefix is None else prefix.past
+        if self.accelerations.frozen_start and torch.is_grad_enabled() and not batch.left_padded and self.views:
+            first = batch.placeholder_positions[:, 0] - before.length
+            return hidden_from_image_on(language_model, embeds[:, before.length :], first, before)
+        if prefix is not None:
+            return run_behind(language_model, embeds[:, before.length :], before)
         if batch.left_padded:
             position_ids = (batch.attention_mask.long().cumsum(-1) - 1).clamp_min(0)
             output = language_model(

@@ -9,7 +9,9 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +20,7 @@ from lavic.images import read_image
 from lavic.model.sequences import Sequence, SequenceBuilder, TokenBatch
 from lavic.model.views import cut_views
 from lavic.skipped import SkipLog
+from lavic.training.picture_cache import PictureCache
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class MicroBatch:
         tokens: their padded sequences; None if no picture could be read.
         views: [B, V, 3, s, s] uint8.
         failed: samples whose picture could not be read, with the reason.
+        notice: what the user should hear of, once.
     """
 
     indices: tuple[int, ...]
     tokens: TokenBatch | None
     views: Tensor
     failed: tuple[tuple[int, str], ...]
+    notice: str = ""
 
     def pin_memory(self) -> MicroBatch:
         """The same with page-locked tensors, which the loader asks for where there is a GPU."""
@@ -70,12 +75,14 @@ class MicroBatches(Dataset[MicroBatch]):
         view_size: int,
         views: int,
         side: str = "right",
+        cache: PictureCache | None = None,
     ) -> None:
         self.samples = samples
         self.builder = builder
         self.view_size = view_size
         self.views = views
         self.side = side
+        self.cache = cache
 
     def list_failed(self, failed: tuple[tuple[int, str], ...], skipped: SkipLog) -> None:
         """Put samples whose picture could not be read on the list of what was left out."""
@@ -92,8 +99,7 @@ class MicroBatches(Dataset[MicroBatch]):
         failed: list[tuple[int, str]] = []
         for index in indices:
             try:
-                image = read_image(self.samples[index].path)
-                pictures.append(torch.from_numpy(cut_views(image, self.view_size, self.views)))
+                pictures.append(torch.from_numpy(self._views_of(self.samples[index].path)))
                 good.append(index)
             except ImageError as error:
                 failed.append((index, error.problem))
@@ -102,7 +108,13 @@ class MicroBatches(Dataset[MicroBatch]):
         if not good:
             return MicroBatch((), None, torch.empty(0, dtype=torch.uint8), tuple(failed))
         tokens = self.builder.collate([self.samples[index].sequence for index in good], side=self.side)
-        return MicroBatch(tuple(good), tokens, torch.stack(pictures), tuple(failed))
+        notice = self.cache.trouble if self.cache is not None else ""
+        return MicroBatch(tuple(good), tokens, torch.stack(pictures), tuple(failed), notice)
+
+    def _views_of(self, path: Path) -> NDArray[np.uint8]:
+        if self.cache is not None:
+            return self.cache.views_of(path)
+        return cut_views(read_image(path), self.view_size, self.views)
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

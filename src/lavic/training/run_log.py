@@ -11,6 +11,7 @@ its rows equal those of a run that was never interrupted, apart from the ``TIMIN
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -23,19 +24,20 @@ from typing import Any, Self
 
 from lavic.console import Console, LogFile
 from lavic.errors import OutputError
-from lavic.files import json_line, write_atomic, write_json
+from lavic.files import json_line, output_error, write_atomic, write_json
 from lavic.rendering import json_ready
 from lavic.training.trackers import Tracker, open_trackers
 
 EVENTS_FILE = "events.jsonl"
+SKIPPED_FILE = "skipped.jsonl"
 PROCESS_FILE = "running.json"
 TENSORBOARD_DIR = "tensorboard"
 # What a run log, trackers included, leaves in the output folder; --overwrite may delete these.
 RUN_LOG_NAMES = (EVENTS_FILE, PROCESS_FILE, TENSORBOARD_DIR, "wandb_id.txt", "wandb")
 # What two equal runs may differ in.
-TIMING_FIELDS = frozenset({"time", "seconds", "samples_per_s", "memory_gb"})
+TIMING_FIELDS = frozenset({"time", "seconds", "samples_per_s", "memory_gb", "log_file"})
 # Counted on the way, thus too long for a line: the rest of a row is shown in the text log.
-_NOT_IN_TEXT = frozenset({"kind", "step", "time", "settings"})
+_NOT_IN_TEXT = frozenset({"kind", "step", "time", "settings", "log_file"})
 
 
 class RunLog:
@@ -79,11 +81,15 @@ class RunLog:
             path = output_dir / EVENTS_FILE
             kept = [] if resume_step is None else rows_until(path, resume_step, resume_rows)
             write_atomic(path, b"".join(json_line(row) for row in kept))
-            self._events = path.open("a", encoding="utf-8")
             _mark_running(output_dir, self._text.path)
-        except OSError as error:
+            self._events = path.open("a", encoding="utf-8")
+        except (OSError, OutputError) as error:
+            if console is not None:
+                console.detach(self._text)
             self._text.close()
-            raise OutputError(f"cannot be written ({error.strerror})", where=str(output_dir)) from None
+            if isinstance(error, OutputError):
+                raise
+            raise self._not_written(error) from None
         self.rows = len(kept)
 
     @property
@@ -125,7 +131,8 @@ class RunLog:
             step: its number in the run, from 1.
             train_loss: the step's loss, nats per target token.
             lr: the learning rate it was taken with.
-            fields: further numbers: ``epoch``, ``samples_per_s``, ``memory_gb``, ``tokens``.
+            fields: further numbers: ``epoch``, ``tokens``, ``samples``, ``seconds``, ``samples_per_s``,
+                ``gradient_norm``, ``memory_gb``.
         """
         row = {"train_loss": train_loss, "lr": lr, **fields}
         self._add("step", step, row)
@@ -140,6 +147,10 @@ class RunLog:
     def checkpoint(self, step: int, *, path: Path | str, **fields: Any) -> None:
         """A checkpoint is about to be written: the row first, so that a checkpoint has all of its rows."""
         self._add("checkpoint", step, {"path": str(path), **fields})
+        try:
+            os.fsync(self._events.fileno())  # the checkpoint outlives a crash of the machine; so must its rows
+        except OSError as error:
+            raise self._not_written(error) from None
 
     def skipped(self, count: int, *, step: int | None = None, **fields: Any) -> None:
         """Rows or pictures were left out."""
@@ -157,7 +168,8 @@ class RunLog:
     def end(self, status: str = "finished", **fields: Any) -> None:
         """The run is over: ``finished``, ``stopped`` (on purpose, early), ``interrupted`` or ``failed``."""
         self._ended = True
-        self._add("end", None, {"status": status, **fields})
+        # After the end nothing else tells a reader which of the text logs was this run's last.
+        self._add("end", None, {"status": status, **fields, "log_file": str(self.log_path)})
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -166,8 +178,11 @@ class RunLog:
         for tracker in self._trackers:
             tracker.close()
         self._trackers = []
-        self._events.close()
-        (self.output_dir / PROCESS_FILE).unlink(missing_ok=True)
+        # Every row was flushed, or its failure was told of: only a full disk can make these fail.
+        with contextlib.suppress(OSError):
+            self._events.close()
+        with contextlib.suppress(OSError):
+            (self.output_dir / PROCESS_FILE).unlink(missing_ok=True)
         if self._console is not None:
             self._console.detach(self._text)
         self._text.close()
@@ -180,7 +195,9 @@ class RunLog:
     ) -> None:
         if error is not None and not self._ended:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.end(status, reason=f"{type(error).__name__}: {error}".rstrip(": "))
+            # What went wrong first is what the user must hear of, not that this row cannot be written either.
+            with contextlib.suppress(OutputError):
+                self.end(status, reason=f"{type(error).__name__}: {error}".rstrip(": "))
         self.close()
 
     # -- inside --------------------------------------------------------------------------------------------
@@ -192,11 +209,13 @@ class RunLog:
             self._events.write(json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False) + "\n")
             self._events.flush()
         except OSError as error:
-            where = str(self.output_dir / EVENTS_FILE)
-            raise OutputError(f"cannot be written ({error.strerror})", where=where) from None
+            raise self._not_written(error) from None
         self.rows += 1
         if text:
             self._text.write(_as_text(row))
+
+    def _not_written(self, error: OSError) -> OutputError:
+        return output_error(self.output_dir / EVENTS_FILE, error)
 
     def _track(self, part: str, row: Mapping[str, Any], step: int) -> None:
         numbers = {
@@ -245,7 +264,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                row = _row(line)
+                row = parse_row(line)
                 if row is not None:
                     rows.append(row)
     except FileNotFoundError:
@@ -253,7 +272,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def parse_row(line: str) -> dict[str, Any] | None:
+    """The row that a line of an events file holds; None if it is not one of ours."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

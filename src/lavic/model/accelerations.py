@@ -1,0 +1,105 @@
+"""The short cuts of stage 1, by name: none changes loss or gradients, each can be switched off.
+
+===========================  =======================================  ======================================
+switch                       what is saved                            where
+===========================  =======================================  ======================================
+``cls_only``                 the last vision layer for patches        ``cls_only.py``
+``prefix_cache``             the instruction, at every step           ``prefix_cache.py``
+``frozen_start``             gradients through what stands before     ``frozen_start.py``
+                             the first visual token
+``target_logits``            logits where nothing is predicted        ``losses.py``
+``activation_checkpointing`` memory, for a second forward pass        here
+``compile``                  launches of small kernels                here
+===========================  =======================================  ======================================
+
+Batches of similar length, worker processes and the cache of cut pictures belong to the data
+(``lavic.training.sampler``, ``loaders``, ``picture_cache``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lavic.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Accelerations:
+    """Which short cuts are taken; the defaults are the fast combination.
+
+    Attributes:
+        cls_only: in the tower's last layer compute the [CLS] state alone.
+        prefix_cache: compute keys and values of the shared instruction once.
+        frozen_start: no gradient through positions before the first visual token.
+        target_logits: logits at the positions that predict a target only, in chunks.
+        activation_checkpointing: keep only the input of each layer and compute the rest again for the backward pass.
+        compile: ``torch.compile`` for each layer; pays on a GPU, after a minute of compiling.
+    """
+
+    cls_only: bool = True
+    prefix_cache: bool = True
+    frozen_start: bool = True
+    target_logits: bool = True
+    activation_checkpointing: bool = False
+    compile: bool = False
+
+
+#: Everything as the published algorithm says it, for comparison.
+PLAIN = Accelerations(cls_only=False, prefix_cache=False, frozen_start=False, target_logits=False)
+
+
+def require_compiler() -> None:
+    """See that ``torch.compile`` finds the C compiler that it works with.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    compiler = os.environ.get("CXX") or os.environ.get("CC") or "g++"
+    if not any(shutil.which(name) for name in (compiler, "gcc", "clang")):
+        raise ConfigError(
+            "torch.compile needs a C++ compiler, and there is none",
+            where="--compile",
+            remedy="Install g++, or leave --compile away.",
+        )
+
+
+def arrange_layers(layers: Iterable[nn.Module], accelerations: Accelerations) -> None:
+    """Let layers recompute or compile themselves, or neither: what they were arranged for before is undone."""
+    if accelerations.compile:
+        # Two kinds of layer, with and without gradient, with and without a past: more than the default of 8.
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 32)
+    for layer in layers:
+        layer.__dict__.pop("forward", None)
+        forward: Callable[..., Any] = layer.forward
+        if accelerations.compile:
+            number = getattr(layer.self_attn, "layer_idx", 0)
+            forward = partial(_with_own_past, torch.compile(forward, dynamic=True), number)
+        if accelerations.activation_checkpointing:
+            forward = partial(_recomputed, forward)
+        if forward != layer.forward:
+            layer.forward = forward
+
+
+def _with_own_past(forward: Callable[..., Any], number: int, *args: Any, **kwargs: Any) -> Any:
+    """A layer's forward pass with the past of this layer alone: one looked up by number would be compiled for each."""
+    past = kwargs.get("past_key_values")
+    if past is not None:
+        kwargs["past_key_values"] = past.layer(number)
+    return forward(*args, **kwargs)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A layer's forward pass that keeps no activations but its inputs; dropout draws the same again."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
