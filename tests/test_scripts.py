@@ -163,14 +163,15 @@ def test_the_monitor_without_a_terminal_is_a_summary(folder: Path, environment: 
         timeout=30,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["monitor", "--output_dir", "other"]
+    # The last flag of a name counts: a --view that is given beats the summary.
+    assert done.stdout.splitlines() == ["monitor", "--view", "summary", "--output_dir", "other"]
 
 
-def in_terminal(folder: Path, environment: dict[str, str], typed: str) -> tuple[int, str]:
-    """Exit code and screen of the menu after typing."""
+def in_terminal(folder: Path, environment: dict[str, str], typed: str, *arguments: str) -> tuple[int, str]:
+    """Exit code and screen of the script after typing."""
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [str(folder / "monitor_training.sh")], env=environment, stdin=child, stdout=child, stderr=child
+        [str(folder / "monitor_training.sh"), *arguments], env=environment, stdin=child, stdout=child, stderr=child
     )
     os.close(child)
     os.write(parent, typed.encode())
@@ -188,29 +189,34 @@ def in_terminal(folder: Path, environment: dict[str, str], typed: str) -> tuple[
 
 
 def test_the_monitor_in_a_terminal_is_a_menu(folder: Path, environment: dict[str, str]) -> None:
-    log = folder / "logs" / "training_20250101_000000.log"
-    log.parent.mkdir()
-    log.write_text(
-        "2025-01-01 00:00:01 step step=1 train_loss=0.7000 lr=5.000e-05\n"
-        "2025-01-01 00:00:02 WARNING the disk is nearly full\n"
-        "2025-01-01 00:00:03 validation step=1 val_loss=0.5350 val_perplexity=1.7074\n",
-        encoding="utf-8",
-    )
-    code, screen = in_terminal(folder, environment, "1\n3\n4\n5\n9\nq\n")
+    code, screen = in_terminal(folder, environment, "1\n2\n3\n4\n5\n6\n9\nq\n", "--output_dir", "my run")
     assert code == 0
-    assert "1  summary and loss curve" in screen
-    assert "monitor\n" in screen
-    assert "train_loss=0.7000" in screen
-    assert "val_loss=0.5350" in screen
-    assert "2:2025-01-01 00:00:02 WARNING the disk is nearly full" in screen
-    assert "No NVIDIA GPU here (nvidia-smi is missing)." in screen
+    assert "\n 1  live view\n 2  follow the log\n 3  summary\n 4  GPU use\n" in screen
+    called_with = re.findall(r"monitor\n--output_dir\nmy run\n--view\n(\w+)\n(--once)?", screen)
+    assert called_with == [
+        ("live", ""),
+        ("follow", ""),
+        ("summary", ""),
+        ("gpu", "--once"),
+        ("errors", "--once"),
+        ("curve", "--once"),
+    ]
     assert "There is no 9 in the menu." in screen
 
 
-def test_the_menu_works_before_the_first_run(folder: Path, environment: dict[str, str]) -> None:
-    code, screen = in_terminal(folder, environment, "2\n3\n4\nq\n")
+@pytest.mark.parametrize("flag", ["--view=curve", "--follow", "--once", "--json", "-h"])
+def test_who_says_what_to_show_gets_no_menu(folder: Path, environment: dict[str, str], flag: str) -> None:
+    assert in_terminal(folder, environment, "", flag) == (0, f"monitor\n{flag}\n")
+
+
+def test_the_menu_comes_back_from_a_view_that_was_interrupted(
+    folder: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    # Ctrl-C reaches every process of the terminal, so the script as well.
+    executable(tmp_path / "bin" / "lavic", "#!/bin/sh\nkill -INT $PPID\n")
+    code, screen = in_terminal(folder, environment, "2\nq\n")
     assert code == 0
-    assert screen.count("No log in logs yet.") == 3
+    assert screen.count("q  quit") == 2
 
 
 # -- files -----------------------------------------------------------------------------------------------

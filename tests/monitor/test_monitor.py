@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lavic.cli.main import run_command_line
-from lavic.monitor.summary import loss_curve
 from lavic.training.run_log import RunLog
 
 
@@ -40,6 +39,7 @@ def test_a_summary_says_where_the_run_stands(finished: list[str], capsys: pytest
     assert "3 rows or pictures" in out
     assert "the disk is nearly full" in out
     assert "tail -f " in out
+    assert "\x1b" not in out
 
 
 def test_json_has_the_same_numbers(finished: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +48,12 @@ def test_json_has_the_same_numbers(finished: list[str], capsys: pytest.CaptureFi
     assert (found["status"], found["step"], found["total_steps"]) == ("finished", 20, 20)
     assert (found["best_val_loss"], found["best_step"], found["val_loss"]) == (0.7, 10, 0.8)
     assert found["warnings"] == ["the disk is nearly full"]
+    assert (found["smoothed_train_loss"], found["lr"], found["mean_samples_per_s"]) == (
+        pytest.approx(sum(2 / step for step in range(11, 21)) / 10),
+        0.1,
+        pytest.approx(3.25),
+    )
+    assert [each["val_loss"] for each in found["validations"]] == [0.7, 0.8]
 
 
 def test_no_run_yet_is_exit_code_0_and_says_how_to_start_one(
@@ -76,23 +82,45 @@ def test_events_that_are_not_ours_do_no_harm(tmp_path: Path, capsys: pytest.Capt
     assert "step 4" in capsys.readouterr().out
 
 
-def test_the_curve_falls_with_the_loss() -> None:
-    lines = loss_curve([(step, 5.0 - step) for step in range(1, 5)], width=4, height=4)
-    assert lines[1:] == [
-        "train loss, step 1 to 4",
-        "    4.000 |*",
-        "          | *",
-        "          |  *",
-        "    1.000 |   *",
-    ]
+@pytest.mark.parametrize("view", ["live", "curve", "errors", "gpu", "follow"])
+def test_every_view_is_plain_text_in_a_pipe(
+    view: str, finished: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert run_command_line(["monitor", *finished, "--view", view]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    expected = {
+        "live": ["finished", "0.8000", "best", "no NVIDIA GPU", "WARNING the disk is nearly full"],
+        "curve": ["val_loss", "step 1"],
+        "errors": [
+            "warnings and errors: 1, in",
+            "WARNING the disk is nearly full",
+            "3 rows or pictures left out",
+        ],
+        "gpu": ["no NVIDIA GPU"],
+        "follow": ["train_loss=0.1000", "val_loss=0.8000 val_perplexity=2.2255", "end step=20 status=finished"],
+    }
+    assert [text for text in expected[view] if text not in out] == []
 
 
-def test_one_odd_step_does_not_bend_the_curve() -> None:
-    losses = [(step, 1.0) for step in range(1, 31)]
-    losses[15] = (16, 1000.0)
-    # Ten columns of three steps; the median of a column never sees the odd one.
-    assert loss_curve(losses, width=10, height=3)[2:] == [
-        "    1.000 |",
-        "          |",
-        "    1.000 |**********",
-    ]
+def test_json_is_the_summary_whatever_view_is_asked_for(
+    finished: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(["monitor", "--json", "--view", "live", *finished]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 20
+
+
+def test_a_view_that_there_is_not_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["monitor", "--view", "graph"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --view: 'graph' is not one of live, summary, follow, curve")
+
+
+def test_the_log_of_an_ended_run_is_its_own_not_the_newest(
+    finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs" / "training_29990101_000000.log").write_text("of another run\n", encoding="utf-8")
+    assert run_command_line(["monitor", "--follow", *finished]) == 0
+    out = capsys.readouterr().out
+    assert "of another run" not in out
+    assert "end step=20 status=finished" in out
