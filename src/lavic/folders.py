@@ -9,6 +9,7 @@ import fnmatch
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,11 @@ from lavic.errors import OutputError
 LOCK_NAME = ".lavic.lock"
 
 _PART = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)\.part")
+_PROBE = "probe"
 _OTHER_FOLDER = "Choose another --output-dir."
+
+# Start times are told in hundredths of a second, and two clocks are compared.
+_CLOCK_SLACK_S = 0.1
 
 # Open locks of this process. A forked child (a data worker) shares them, and would keep a folder locked
 # after its parent was killed; so children close them.
@@ -112,7 +117,8 @@ def prepare_output(
         resume: go on in a folder that holds a run; nothing is deleted.
         overwrite: delete what ``known`` names, and nothing else, before the run starts.
         known: names or patterns (``val_metrics_epoch_*.txt``) that the command writes in the folder itself;
-            a folder among them is deleted with what it holds.
+            a folder among them is deleted with what it holds. They go in this order, so what says that there
+            is a run should stand first: a kill in between must not leave it without its results.
         holds: what to say about the folder when it is refused, for example "a run at epoch 1, step 850".
         can_resume: whether the command has a flag --resume to recommend.
 
@@ -126,18 +132,37 @@ def prepare_output(
         raise OutputError("--resume and --overwrite exclude each other", remedy="Give one of them.")
     _make_folder(folder)
     _probe(folder)
-    entries = [path for path in sorted(folder.iterdir()) if path.name != LOCK_NAME and not _leftover(path)]
+    entries = contents(folder)
     if entries and not resume and not overwrite:
         names = ", ".join(path.name for path in entries[:3]) + (", ..." if len(entries) > 3 else "")
         found = holds or f"{len(entries)} files or folders already ({names})"
         ways = "Continue with --resume, replace it with" if can_resume else "Replace it with"
         remedy = f"{ways} --overwrite, or choose another --output-dir."
         raise OutputError(f"{folder}/ holds {found}", remedy=remedy)
-    for path in folder.iterdir():
-        part = _leftover(path)
-        matched = part or path.name
-        if (part or overwrite) and any(fnmatch.fnmatchcase(matched, pattern) for pattern in patterns):
+    _clear(folder, patterns, overwrite=overwrite)
+
+
+def _clear(folder: Path, patterns: tuple[str, ...], *, overwrite: bool) -> None:
+    """Delete halves that killed runs left of what ``patterns`` name; with ``overwrite``, the results too."""
+    found = sorted(folder.iterdir())
+    for path in found:
+        half_of = _leftover(path)
+        if any(fnmatch.fnmatchcase(half_of, pattern) for pattern in (*patterns, _PROBE)):
             _delete(path)
+    for pattern in patterns:
+        for path in found:
+            if not fnmatch.fnmatchcase(path.name, pattern):
+                continue
+            if overwrite:
+                _delete(path)
+            elif path.is_dir() and not path.is_symlink():
+                for half in filter(_leftover, sorted(path.iterdir())):
+                    _delete(half)
+
+
+def contents(folder: Path) -> list[Path]:
+    """What is in a folder apart from the lock and from halves that killed runs left, by name."""
+    return [path for path in sorted(folder.iterdir()) if path.name != LOCK_NAME and not _leftover(path)]
 
 
 def _make_folder(folder: Path) -> None:
@@ -154,7 +179,7 @@ def _make_folder(folder: Path) -> None:
 
 def _probe(folder: Path) -> None:
     """Find out by writing: permission bits say nothing about read-only mounts, quotas or root."""
-    path = folder / f".probe.{os.getpid()}.part"
+    path = folder / f".{_PROBE}.{os.getpid()}.part"
     try:
         path.write_bytes(b"lavic\n")
         path.unlink()
@@ -166,9 +191,25 @@ def _probe(folder: Path) -> None:
 def _leftover(path: Path) -> str:
     """The name that a half-written file was meant to get, if the process that wrote it is gone; else ""."""
     match = _PART.fullmatch(path.name)
-    if match is None or Path(f"/proc/{match['pid']}").exists():
+    if match is None or _may_be_writing(match["pid"], path):
         return ""
     return match["name"]
+
+
+def _may_be_writing(pid: str, path: Path) -> bool:
+    """Whether a file's writer still runs: a process of its number does, and was there before the file.
+
+    In a container every run may have the same number.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        changed = path.lstat().st_mtime
+    except OSError:
+        return False
+    # The second field is the program's name in brackets and may hold spaces; the 22nd is the start time.
+    ticks = int(status[status.rfind(")") + 1 :].split()[19])
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return changed >= time.time() - age_s - _CLOCK_SLACK_S
 
 
 def _delete(path: Path) -> None:
@@ -176,7 +217,7 @@ def _delete(path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()  # of a link, the link only
+            path.unlink(missing_ok=True)  # of a link, the link only; two patterns may name it
     except OSError as error:
         problem = f"cannot be deleted ({error.strerror or error})"
         raise OutputError(problem, where=str(path), remedy=_OTHER_FOLDER) from error

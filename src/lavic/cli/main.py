@@ -67,6 +67,16 @@ COMMANDS = (
         "Run the same command with --resume (and without --overwrite) to go on from the last checkpoint.",
     ),
     Command(
+        "check",
+        "lavic.check.config:CheckSettings",
+        "lavic.check.run:run",
+        "Tell in seconds what would go wrong in a run of `lavic distill` with the same flags: go or no go.",
+        (
+            "lavic check --batch_size 1 --num_epochs 1 --max_samples 5000",
+            "lavic check --model tiny --config configs/distill-tiny.yaml --thorough",
+        ),
+    ),
+    Command(
         "monitor",
         "lavic.monitor.config:MonitorSettings",
         "lavic.monitor.run:run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavic.console import Console
 from lavic.distill.evaluation import ValidationLoss
 from lavic.files import write_atomic
 from lavic.model.adapters import WEIGHTS_FILE
@@ -80,3 +81,14 @@ def _near(found: float, expected: float) -> bool:
 def met(criteria: list[Criterion]) -> bool:
     """Whether every judged criterion holds."""
     return all(criterion.holds is not False for criterion in criteria)
+
+
+def print_criteria(criteria: list[Criterion], console: Console) -> None:
+    """The closing check as a table, and as text in the log."""
+    words = {True: "yes", False: "NO", None: "not judged"}
+    rows = [[criterion.name, criterion.expected, criterion.found, words[criterion.holds]] for criterion in criteria]
+    console.table(rows, header=["criterion", "expected", "found", "holds"])
+    for name, expected, found, holds in rows:
+        console.log(f"criterion: {name}: expected {expected}, found {found}, holds: {holds}")
+    if any(criterion.holds is None for criterion in criteria):
+        console.info("Loss and perplexity are judged for models of a billion parameters and more.")

@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import torch
-from peft import PeftModel
 
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
-from lavic.distill.criteria import Criterion, judge, met
+from lavic.distill.criteria import Criterion, judge, met, print_criteria
+from lavic.distill.dry_run import run_dry
 from lavic.distill.evaluation import ValidationLoss
 from lavic.distill.setup import (
-    Data,
     check_inputs,
     collect_data,
     load_model,
-    make_dataset,
-    make_loop_settings,
-    make_prefix,
     read_metadata,
 )
-from lavic.distill.task import ADAPTER_FOLDER, DistillTask
+from lavic.distill.task import ADAPTER_FOLDER
+from lavic.distill.train import train_to_end
 from lavic.distill.validate_only import run_validation
 from lavic.files import FolderLock, prepare_output
 from lavic.folders import LOCK_NAME
 from lavic.formats import SkipLog
-from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters, trainable_by_part
-from lavic.model.load import BaseModel
-from lavic.model.visual_tokens import FiveTokenModel
-from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, read_state, restore
-from lavic.training.devices import choose_device, choose_precision, make_fabric
+from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters
+from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, read_state
+from lavic.training.devices import choose_device, choose_precision
 from lavic.training.failures import machine_failures
 from lavic.training.identity import check_same_run, identity_of, names_mark, weights_mark
 from lavic.training.loaders import Sample
-from lavic.training.loop import Trainer
-from lavic.training.run_log import EVENTS_FILE, RUN_LOG_NAMES, RunLog, read_rows
-from lavic.training.sampler import steps_per_epoch
+from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, RUN_LOG_NAMES, SKIPPED_FILE, RunLog, read_rows
 
-SKIPPED_FILE = "skipped.jsonl"
 #: What a run writes into its folder; --overwrite deletes these and nothing else.
 KNOWN_OUTPUTS = (
-    ADAPTER_FOLDER,
     CHECKPOINT_FILE,
+    ADAPTER_FOLDER,
     *RUN_LOG_NAMES,
     "val_metrics_epoch_*.txt",
     SKIPPED_FILE,
@@ -68,6 +60,8 @@ _FREE_TO_CHANGE = {
     "adapter_size_mb",
     "validate_before_training",
     "skip_gpu_check",
+    "dry_run",
+    "picture_cache",
 }
 
 
@@ -81,9 +75,11 @@ def run(settings: DistillSettings, console: Console) -> Outcome:
     with machine_failures():
         if settings.validate_only:
             return run_validation(settings, console)
+        if settings.dry_run is not None:
+            return run_dry(settings, console)
         with FolderLock(settings.output_dir):
             state = _prepare(settings)
-            identity = _identity(settings)
+            identity = known_identity(settings)
             if state is not None:
                 check_same_run(state, identity, settings.output_dir, console.warn, whole=False)
             with SkipLog(settings.output_dir / SKIPPED_FILE, resume=state is not None) as skipped:
@@ -113,6 +109,7 @@ def _finished_already(settings: DistillSettings, console: Console, skipped: Skip
     if not any(row["kind"] == "end" and row.get("status") == "finished" for row in read_rows(folder / EVENTS_FILE)):
         with RunLog(folder, settings.log_dir, resume_step=state.step, resume_rows=state.event_rows) as log:
             _log_end(log, state, skipped)
+    (folder / PROCESS_FILE).unlink(missing_ok=True)
     console.info(f"The run in {folder}/ has finished already, at step {state.step}.")
     return Outcome(summary={"output_dir": str(folder), "step": state.step, "status": "finished"})
 
@@ -147,7 +144,7 @@ def _train(
         resume_step=state.step if resumed else None,
         resume_rows=state.event_rows if resumed else None,
     ) as log:
-        best = _run_loop(settings, console, skipped, state, base, wrapped, lora, data, log, resumed=resumed)
+        best = train_to_end(settings, console, skipped, state, base, wrapped, lora, data, log, resumed=resumed)
         criteria = judge(
             settings.output_dir / ADAPTER_FOLDER,
             best,
@@ -157,7 +154,7 @@ def _train(
             max_val_perplexity=settings.max_val_perplexity,
             adapter_size_mb=settings.adapter_size_mb,
         )
-        _print_criteria(criteria, console)
+        print_criteria(criteria, console)
         _log_end(log, state, skipped)
     if skipped.count:
         console.warn(f"{skipped.count} rows or pictures were left out; {skipped.path} lists them.")
@@ -172,62 +169,7 @@ def _with_size(sample: Sample) -> str:
         return sample.name
 
 
-def _run_loop(
-    settings: DistillSettings,
-    console: Console,
-    skipped: SkipLog,
-    state: RunState,
-    base: BaseModel,
-    wrapped: PeftModel,
-    lora: LoraSettings,
-    data: Data,
-    log: RunLog,
-    *,
-    resumed: bool,
-) -> ValidationLoss | None:
-    """Set up the task and train it to its end; the validation of the best adapter."""
-    device = choose_device(settings.device)
-    fabric = make_fabric(device, choose_precision(settings.precision, device))
-    parameters = lora_parameters(wrapped)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    if resumed:
-        restore(settings.output_dir, parameters, optimizer)
-    model = FiveTokenModel(base)
-    loop = make_loop_settings(settings, len(data.train))
-    total = loop.total_steps(steps_per_epoch(len(data.train), settings.batch_size, settings.gradient_accumulation))
-    with console.progress("Distilling", total - state.step) as bar:
-        task = DistillTask(
-            fabric=fabric,
-            model=model,
-            wrapped=wrapped,
-            lora=lora,
-            parameters=parameters,
-            optimizer=optimizer,
-            train=make_dataset(data.train, data.builder, base),
-            valid=make_dataset(data.valid, data.builder, base),
-            prefix=make_prefix(model, data.train),
-            valid_prefix=make_prefix(model, data.valid),
-            batch_size=settings.batch_size,
-            accumulation=settings.gradient_accumulation,
-            seed=settings.seed,
-            workers=settings.num_workers,
-            output_dir=settings.output_dir,
-            base_name=base.name,
-            skipped=skipped,
-            log=log,
-            console=console,
-            bar=bar,
-            best=None if state.best_result is None else ValidationLoss(**state.best_result),  # type: ignore[arg-type]
-        )
-        trainer = Trainer(fabric, task, loop, parameters, optimizer, state, notice=console.info)
-        _announce(settings, console, log, base, wrapped, data, total, state, resumed=resumed)
-        if settings.validate_before_training and not resumed:
-            task.validate(0)
-        trainer.run()
-    return task.best
-
-
-def _identity(settings: DistillSettings) -> dict[str, str]:
+def known_identity(settings: DistillSettings) -> dict[str, str]:
     """What must be the same for a resumed run, as far as it is known before the model is loaded."""
     device = choose_device(settings.device)
     # What `auto` means may change between two calls.
@@ -241,54 +183,6 @@ def _identity(settings: DistillSettings) -> dict[str, str]:
             "--prompts": settings.prompts,
         },
     )
-
-
-def _announce(
-    settings: DistillSettings,
-    console: Console,
-    log: RunLog,
-    base: BaseModel,
-    wrapped: PeftModel,
-    data: Data,
-    total: int,
-    state: RunState,
-    *,
-    resumed: bool,
-) -> None:
-    """Say what is trained and what is frozen, and start the log."""
-    parts = trainable_by_part(wrapped)
-    trained = sum(parts.values())
-    everything = sum(parameter.numel() for parameter in wrapped.parameters())
-    for part, count in parts.items():
-        console.info(f"{part:>20}: " + (f"{count:,} LoRA parameters trained" if count else "frozen"))
-    console.info(f"{'in all':>20}: {trained:,} trained, {everything - trained:,} frozen")
-    log_format = choose_precision(settings.precision, base.model.device)
-    console.info(
-        f"{len(data.train)} training and {len(data.valid)} validation samples; {total} optimizer steps of "
-        f"{settings.batch_size} x {settings.gradient_accumulation} samples; {log_format} on {base.model.device}"
-    )
-    log.start(
-        "distill",
-        total_steps=total,
-        settings=settings.model_dump(mode="json"),
-        train_samples=len(data.train),
-        val_samples=len(data.valid),
-        trainable_parameters=trained,
-    )
-    if settings.warmup >= total:
-        console.warn(f"--warmup {settings.warmup} is longer than the run, which never comes to its full rate.")
-    if resumed:
-        console.info(f"Resumed at step {state.step} of {total}")
-
-
-def _print_criteria(criteria: list[Criterion], console: Console) -> None:
-    words = {True: "yes", False: "NO", None: "not judged"}
-    rows = [[criterion.name, criterion.expected, criterion.found, words[criterion.holds]] for criterion in criteria]
-    console.table(rows, header=["criterion", "expected", "found", "holds"])
-    for name, expected, found, holds in rows:
-        console.log(f"criterion: {name}: expected {expected}, found {found}, holds: {holds}")
-    if any(criterion.holds is None for criterion in criteria):
-        console.info("Loss and perplexity are judged for models of a billion parameters and more.")
 
 
 def _outcome(

@@ -27,16 +27,19 @@ def collect_samples(
     Args:
         images: described pictures, as read from the metadata.
         max_length: longest prompt + description in tokens; longer ones are left out, never cut.
-        max_samples: stop after this many whose picture is there.
+        max_samples: stop after this many whose picture is there. One of them that is too long is not replaced by
+            a later one: which pictures a run may see must not depend on ``max_length``.
     """
     samples: list[Sample] = []
+    there = 0
     for image in images:
-        if max_samples is not None and len(samples) >= max_samples:
+        if max_samples is not None and there >= max_samples:
             break
         path, problem = _picture(images_dir, image.image_name)
         if problem or path is None:
             skipped.add(file=path or images_dir, where=image.where, key=image.image_name, reason=problem)
             continue
+        there += 1
         sequence = builder.distill(image.title, image.description)
         if len(sequence.input_ids) > max_length:
             skipped.note(f"descriptions too long for --max-length {max_length}")

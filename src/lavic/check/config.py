@@ -1,0 +1,30 @@
+"""Settings of ``lavic check``: those of the run that is planned, and how closely to look."""
+
+from __future__ import annotations
+
+from lavic.config import setting
+from lavic.distill.config import DATA, DistillSettings
+
+
+class CheckSettings(DistillSettings):
+    """The flags of ``lavic distill``, so that the word ``distill`` can be replaced by ``check``."""
+
+    thorough: bool = setting(
+        False,
+        "Decode every picture (minutes to an hour for 80,000); otherwise all are opened and a sample is decoded.",
+        panel=DATA,
+        saved=False,
+    )
+    max_left_out: float = setting(
+        0.2,
+        "No go if more than this share of a data set cannot be used (0.2 is 20 %).",
+        panel=DATA,
+        saved=False,
+        ge=0,
+        le=1,
+    )
+
+    def planned(self) -> DistillSettings:
+        """The settings of the run itself."""
+        names = DistillSettings.model_fields
+        return DistillSettings.model_construct(**{name: getattr(self, name) for name in names})

@@ -1,0 +1,209 @@
+"""One data set as the run will see it: metadata, descriptions, pictures, and every sample's tokens."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lavic.check.pictures import PictureReport, look_at_pictures
+from lavic.console import Console
+from lavic.distill.samples import collect_samples
+from lavic.errors import InputError
+from lavic.formats import NO_TITLE_NOTE, ItemImage
+from lavic.model.sequences import Sequence, SequenceBuilder
+from lavic.skipped import SkipLog
+from lavic.training.loaders import Sample
+
+#: Named in the table, of each kind of trouble.
+EXAMPLES = 3
+_EMPTY_TEXT = "the text is empty"
+_TOO_LONG = "more than --max-length"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a data set lies.
+
+    Attributes:
+        part: ``training`` or ``validation``.
+        metadata_flag, images_flag: what to change where it is wrong.
+    """
+
+    part: str
+    metadata: Path
+    images_dir: Path
+    metadata_flag: str
+    images_flag: str
+    max_samples: int | None = None
+
+
+class NoTokens(SequenceBuilder):
+    """Stands in where there is no tokenizer: the pictures are looked for all the same."""
+
+    def __init__(self) -> None:
+        pass
+
+    def distill(self, title: str, description: str | None = None) -> Sequence:
+        """A sequence of nothing."""
+        return Sequence((), 0, ())
+
+
+class Listed(SkipLog):
+    """A skip log in memory that also keeps which picture was left out for which reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[str, str]] = []
+
+    def add(self, *, file: str | Path, where: str, key: str = "", reason: str) -> None:
+        """Count one case and keep it."""
+        super().add(file=file, where=where, key=key, reason=reason)
+        self.rows.append((key or where, reason))
+
+
+@dataclass
+class DataSet:
+    """What a look at a data set found.
+
+    Attributes:
+        failure: why the metadata cannot be read, or no further than that; None if they were read to their end (or
+            as far as ``max_samples`` goes).
+        read: described pictures in the metadata.
+        left_out_rows: rows of the metadata that cannot be used, by reason.
+        missing, too_long: (picture name, reason) of described pictures that give no sample.
+        unfit: all of them, and those whose picture is broken.
+        samples: what the run will use, broken pictures excluded.
+        names: of all described pictures.
+        wrong: (picture name, what is wrong) of samples whose tokens are not as they should be.
+    """
+
+    place: Place
+    failure: InputError | None = None
+    read: int = 0
+    items: int = 0
+    left_out_rows: Counter[str] = field(default_factory=Counter)
+    titles_missing: int = 0
+    empty: int = 0
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    too_long: list[tuple[str, str]] = field(default_factory=list)
+    unfit: list[tuple[str, str]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    names: Counter[str] = field(default_factory=Counter)
+    wrong: list[tuple[str, str]] = field(default_factory=list)
+    tokenised: bool = False
+    pictures: PictureReport = field(default_factory=lambda: PictureReport(0, 0, {}))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample."""
+        return [len(sample.sequence.input_ids) for sample in self.samples]
+
+    @property
+    def left_out(self) -> int:
+        """Rows and pictures that give no sample."""
+        return self.left_out_rows.total() + len(self.unfit)
+
+    @property
+    def left_out_share(self) -> float:
+        """Of all that the metadata describe, as far as they were read."""
+        whole = self.left_out + len(self.samples)
+        return self.left_out / whole if whole else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether ``--max_samples`` is reached: then what was left out on the way does not matter."""
+        return self.place.max_samples is not None and len(self.samples) >= self.place.max_samples
+
+
+def look_at(
+    place: Place,
+    images: Iterator[ItemImage],
+    skipped: Listed,
+    builder: SequenceBuilder | None,
+    console: Console,
+    *,
+    max_length: int,
+    seed: int,
+    thorough: bool,
+) -> DataSet:
+    """Read one data set and look at its pictures; never raises for what is wrong with them.
+
+    Args:
+        images: a reader of ``lavic.formats`` on the metadata, which lists in ``skipped``.
+        builder: None if the model's tokenizer cannot be had.
+    """
+    found = DataSet(place, tokenised=builder is not None)
+    sifted = Listed()
+    with console.progress(f"Reading {place.part} metadata", None) as bar:
+        samples = collect_samples(
+            _counted(images, found, bar.advance),
+            place.images_dir,
+            builder or NoTokens(),
+            sifted,
+            max_length=max_length,
+            max_samples=place.max_samples,
+        )
+    found.left_out_rows = Counter(skipped.by_reason)
+    found.empty = skipped.by_reason[_EMPTY_TEXT]
+    found.titles_missing = skipped.notes[NO_TITLE_NOTE]
+    found.unfit = list(sifted.rows)
+    for name, reason in sifted.rows:
+        (found.too_long if _TOO_LONG in reason else found.missing).append((name, reason))
+    if builder is not None:
+        found.wrong = [
+            (sample.name, problem) for sample in samples if (problem := sequence_problem(sample.sequence, builder))
+        ]
+    with console.progress(f"Looking at {place.part} pictures", len(samples)) as bar:
+        paths = list(dict.fromkeys(sample.path for sample in samples))
+        found.pictures = look_at_pictures(paths, seed=seed, thorough=thorough, advance=bar.advance)
+    broken = found.pictures.broken
+    found.unfit += [(sample.name, broken[sample.path]) for sample in samples if sample.path in broken]
+    found.samples = [sample for sample in samples if sample.path not in broken]
+    return found
+
+
+def _counted(images: Iterable[ItemImage], found: DataSet, advance: object) -> Iterator[ItemImage]:
+    """The same pictures, counted; a file that breaks off gives those before the place."""
+    last_item = ""
+    try:
+        for image in images:
+            found.read += 1
+            found.items += image.item_id != last_item
+            last_item = image.item_id
+            found.names[image.image_name] += 1
+            if callable(advance):
+                advance(1)
+            yield image
+    except InputError as error:
+        found.failure = error
+
+
+def sequence_problem(sequence: Sequence, builder: SequenceBuilder) -> str:
+    """What is wrong with a sample's tokens, or ""; said anew, not by the code that built them."""
+    ids = sequence.input_ids
+    if [ids[place] for place in sequence.placeholders] != list(builder.placeholder_ids):
+        return f"{len(sequence.placeholders)} placeholders instead of {builder.views}"
+    if sum(token in builder.placeholder_ids for token in ids) != builder.views:
+        return "placeholders stand in the text"
+    if ids[-1] != builder.eos_id:
+        return "EOS is not the last token"
+    if sequence.target_tokens < 2 or sequence.prompt_length <= max(sequence.placeholders):
+        return "no token of the description carries loss"
+    return ""
+
+
+def token_statistics(found: DataSet) -> dict[str, int | float | str]:
+    """Median, 95 % and longest of the samples' tokens, and whose the longest is."""
+    if not found.tokenised or not found.samples:
+        return {}
+    lengths = sorted(found.lengths)
+    longest = max(found.samples, key=lambda sample: len(sample.sequence.input_ids))
+    return {
+        "median": statistics.median(lengths),
+        "p95": lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))],
+        "longest": lengths[-1],
+        "longest_name": longest.name,
+    }
