@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from transformers import LlamaTokenizer
 
-from lavic.distill.samples import collect_samples, require_samples
+from lavic.distill.samples import collect_samples, costs, require_samples
 from lavic.errors import NothingLeftError
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
+from lavic.model.accelerations import PLAIN, Accelerations
 from lavic.model.sequences import SequenceBuilder
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop.tokenizer import train_tokenizer
@@ -68,6 +69,16 @@ def test_max_samples_counts_behind_the_missing_pictures_and_stops_looking(tmp_pa
     assert [sample.name for sample in samples] == ["B_0.jpg", "D_0.jpg"]
     # E is behind the second sample: not looked for, so not listed.
     assert [row["key"] for row in left_out] == ["A_0.jpg", "C_0.jpg"]
+
+
+def test_max_samples_counts_a_picture_whose_description_is_too_long(tmp_path: Path, builder: SequenceBuilder):
+    # The first N whose picture is there; which they are does not depend on --max_length.
+    folder = pictures(tmp_path / "images", "A_0.jpg", "B_0.jpg", "C_0.jpg")
+    images = [image("A_0.jpg", "A mug. " * 9), image("B_0.jpg"), image("C_0.jpg")]
+    length = len(builder.distill("A title", "A mug.").input_ids)
+    samples, left_out = collected(images, folder, builder, max_samples=2, max_length=length)
+    assert [sample.name for sample in samples] == ["B_0.jpg"]
+    assert [row["key"] for row in left_out] == ["A_0.jpg"]
 
 
 def test_a_sample_of_just_max_length_is_kept_and_one_token_more_is_not(tmp_path: Path, builder: SequenceBuilder):
@@ -174,3 +185,14 @@ def test_nothing_left_names_the_most_frequent_reason(tmp_path: Path):
 def test_nothing_left_because_the_folder_is_not_there_names_the_folder(tmp_path: Path):
     with pytest.raises(NothingLeftError, match="images: the folder with the pictures does not exist"):
         require_samples([], Path("x.json"), tmp_path / "images", SkipLog())
+
+
+def test_a_sample_costs_the_tokens_that_gradients_go_through(builder):
+    sequences = [builder.distill("A long title " * 9, "Red."), builder.distill("Mug", "A red mug with a white handle.")]
+    samples = [Sample("a_0.jpg", Path("a_0.jpg"), sequence) for sequence in sequences]
+    whole = costs(samples, PLAIN)
+    behind = costs(samples, Accelerations())
+    assert whole == [len(sequence.input_ids) for sequence in sequences]
+    assert behind == [length - sequence.placeholders[0] for length, sequence in zip(whole, sequences, strict=True)]
+    assert whole[0] > whole[1]
+    assert behind[0] < behind[1]

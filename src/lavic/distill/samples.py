@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
+from collections.abc import Sequence as Rows
 from pathlib import Path
 
 from lavic.errors import InputError, NothingLeftError
 from lavic.files import safe_join
 from lavic.formats import ItemImage, SkipLog
+from lavic.model.accelerations import Accelerations
 from lavic.model.sequences import SequenceBuilder
 from lavic.training.loaders import Sample
 
@@ -91,3 +93,11 @@ def require_samples(samples: list[Sample], path: Path, images_dir: Path, skipped
     because = f"; most frequent reason, {frequent[0][1]} times: {frequent[0][0]}" if frequent else ""
     lists = f"{skipped.path} lists them all." if skipped.path else "Check the pictures' folder and the descriptions."
     raise NothingLeftError(f"no sample is left{because}", where=str(path), remedy=lists)
+
+
+def costs(samples: Rows[Sample], accelerations: Accelerations) -> list[int]:
+    """What makes samples alike in cost, for batches: the tokens that gradients go through, or all."""
+    sequences = [sample.sequence for sample in samples]
+    if accelerations.frozen_start:
+        return [sequence.tokens_from_image_on for sequence in sequences]
+    return [len(sequence.input_ids) for sequence in sequences]

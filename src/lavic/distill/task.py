@@ -19,6 +19,7 @@ from lavic.console import Console, Progress
 from lavic.distill.card import CardFacts, model_card
 from lavic.distill.criteria import write_val_metrics
 from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, validate
+from lavic.distill.samples import costs
 from lavic.errors import NothingLeftError
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, save_adapter, set_lora_dropout
@@ -108,8 +109,13 @@ class DistillTask:
         Raises:
             NothingLeftError: the epoch is over and no picture could be read.
         """
-        lengths = [len(sample.sequence.input_ids) for sample in self.train.samples]
-        batches = epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=epoch, by_length=self.group_by_length)
+        batches = epoch_batches(
+            costs(self.train.samples, self.model.accelerations),
+            self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            by_length=self.group_by_length,
+        )
         group: list[MicroStep] = []
         remaining = batches[first * self.accumulation :]
         set_lora_dropout(self.wrapped, True)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from lavic.model.past import Past, recorded_past, run_behind
 
 
-def hidden_from_image_on(language_model: nn.Module, embeds: Tensor, first: Tensor, before: Past) -> Tensor:
+def hidden_from_image_on(
+    language_model: nn.Module, embeds: Tensor, first: Tensor, lengths: Tensor, before: Past
+) -> Tensor:
     """Hidden states from the earliest visual token of the batch on.
 
     Args:
@@ -20,32 +22,30 @@ def hidden_from_image_on(language_model: nn.Module, embeds: Tensor, first: Tenso
         embeds: [B, T, D] input embeddings behind ``before``, padded on the right; those left of a row's first
             visual token are constants.
         first: [B] int64, column of each row's first visual token.
+        lengths: [B] int64, columns of each row that are not padding.
         before: the past of what all rows start with.
 
     Returns:
         [B, T - min(first), D], aligned with ``embeds`` at the last column; left of a row's first visual token
-        it holds zeros.
+        and at padding it holds zeros.
     """
-    rows, width, _ = embeds.shape
-    earliest, latest = int(first.min()), int(first.max())
+    rows, width, depth = embeds.shape
+    earliest, latest, longest = (int(number) for number in (first.min(), first.max(), (lengths - first).max()))
     past = recorded_past(language_model, embeds[:, :latest], before) if latest else before
     # Each row shifted so that its first visual token stands in front: column j is column first + j of embeds.
-    places = torch.arange(width - earliest, device=embeds.device)
+    places = torch.arange(longest, device=embeds.device)
     columns = first[:, None] + places
-    inside = columns < width
+    inside = columns < lengths[:, None]
     columns = columns.clamp_max(width - 1)
-    own = embeds.gather(1, columns[..., None].expand(-1, -1, embeds.shape[2]))
     hidden = run_behind(
         language_model,
-        own,
+        embeds.gather(1, columns[..., None].expand(-1, -1, depth)),
         past,
         mask=_mask(first + before.length, past.length, places),
         position_ids=columns + before.length,
     )
-    if earliest == latest:
-        return hidden
     row_of = torch.arange(rows, device=embeds.device)[:, None].expand_as(columns)
-    aligned = torch.zeros_like(hidden)
+    aligned = hidden.new_zeros(rows, width - earliest, depth)
     return aligned.index_put((row_of[inside], columns[inside] - earliest), hidden[inside])
 
 

@@ -42,6 +42,11 @@ class Sequence:
         """How many tokens carry loss, EOS among them."""
         return len(self.input_ids) - self.prompt_length
 
+    @property
+    def tokens_from_image_on(self) -> int:
+        """How many tokens stand at and behind the first visual token: those that gradients go through."""
+        return len(self.input_ids) - min(self.placeholders, default=0)
+
 
 @dataclass(frozen=True)
 class TokenBatch:

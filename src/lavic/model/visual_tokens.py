@@ -104,7 +104,8 @@ class FiveTokenModel(nn.Module):
         before = Past([]) if prefix is None else prefix.past
         if self.accelerations.frozen_start and torch.is_grad_enabled() and not batch.left_padded and self.views:
             first = batch.placeholder_positions[:, 0] - before.length
-            return hidden_from_image_on(language_model, embeds[:, before.length :], first, before)
+            lengths = batch.attention_mask.sum(dim=1) - before.length
+            return hidden_from_image_on(language_model, embeds[:, before.length :], first, lengths, before)
         if prefix is not None:
             return run_behind(language_model, embeds[:, before.length :], before)
         if batch.left_padded:
