@@ -177,6 +177,9 @@ class DistillSettings(Settings):
         True, "Leave out gradients through instruction and title, where nothing is trained.", panel=SPEED
     )
     target_logits: bool = setting(True, "Make logits for the description's tokens only, in chunks.", panel=SPEED)
+    lean_vision: bool = setting(
+        True, "Compute LoRA layers in one go, and keep less of the vision side for the backward pass.", panel=SPEED
+    )
     group_by_length: bool = setting(
         True, "Put samples of similar length in a batch, so that little is padding.", panel=SPEED
     )

@@ -8,6 +8,7 @@ switch                       what is saved                            where
 ``frozen_start``             gradients through what stands before     ``frozen_start.py``
                              the first visual token
 ``target_logits``            logits where nothing is predicted        ``losses.py``
+``lean_vision``              passes over LoRA's input, and memory     ``lean_vision.py``
 ``activation_checkpointing`` memory, for a second forward pass        here
 ``compile``                  launches of small kernels                here
 ===========================  =======================================  ======================================
@@ -41,6 +42,7 @@ class Accelerations:
         prefix_cache: compute keys and values of the shared instruction once.
         frozen_start: no gradient through positions before the first visual token.
         target_logits: logits at the positions that predict a target only, in chunks.
+        lean_vision: LoRA layers, norms and GELUs of the vision side that keep little for the backward pass.
         activation_checkpointing: keep only the input of each layer and compute the rest again for the backward pass.
         compile: ``torch.compile`` for each layer; pays on a GPU, after a minute of compiling.
     """
@@ -49,12 +51,13 @@ class Accelerations:
     prefix_cache: bool = True
     frozen_start: bool = True
     target_logits: bool = True
+    lean_vision: bool = True
     activation_checkpointing: bool = False
     compile: bool = False
 
 
 #: Everything as the published algorithm says it, for comparison.
-PLAIN = Accelerations(cls_only=False, prefix_cache=False, frozen_start=False, target_logits=False)
+PLAIN = Accelerations(cls_only=False, prefix_cache=False, frozen_start=False, target_logits=False, lean_vision=False)
 
 
 def require_compiler() -> None:

@@ -135,7 +135,7 @@ def inspect_base(name: str) -> BaseModel:
     config = _guarded(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = family_of(str(config.model_type), source)
     _check_tower(source, config)
-    tokenizer = _guarded(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    tokenizer = load_tokenizer(source)
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end-of-sequence token", where=source)
     mean, std = _guarded(source, lambda: _pixel_statistics(source))
@@ -155,6 +155,20 @@ def inspect_base(name: str) -> BaseModel:
         pixel_mean=mean,
         pixel_std=std,
     )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone: a hub name's weights are not downloaded.
+
+    Raises:
+        ModelError: as ``load_base``.
+    """
+    source = resolve_source(name)
+    _check_folder(source)
+    tokenizer: PreTrainedTokenizerBase = _guarded(
+        source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    )
+    return tokenizer
 
 
 def _from_pretrained(family: Family, source: str) -> Callable[..., Any]:

@@ -149,6 +149,11 @@ class SequenceBuilder:
         return TokenBatch(input_ids, attention_mask, positions, labels, is_eos, left_padded)
 
 
+def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy to which all is text, the spellings of special tokens too; it adds neither BOS nor EOS if asked not to."""
+    return _private_copy(tokenizer, ())
+
+
 def _private_copy(tokenizer: PreTrainedTokenizerBase, placeholders: Rows[str]) -> Tokenizer:
     """A copy that reads the placeholders as tokens, and every other added token's spelling as text."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())

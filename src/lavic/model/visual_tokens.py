@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lavic.model.accelerations import Accelerations, arrange_layers
 from lavic.model.cls_only import last_layer_of_cls
 from lavic.model.frozen_start import hidden_from_image_on
+from lavic.model.lean_vision import arrange_vision
 from lavic.model.load import BaseModel
 from lavic.model.past import Past, run_behind
 from lavic.model.prefix_cache import PrefixCache
@@ -46,6 +47,7 @@ class FiveTokenModel(nn.Module):
     def accelerate(self, accelerations: Accelerations) -> None:
         """Take these short cuts from now on."""
         self.accelerations = accelerations
+        arrange_vision([self.vision_tower, self.llava.model.multi_modal_projector], accelerations.lean_vision)
         towers = (self.vision_tower.encoder, self.llava.model.language_model)
         arrange_layers([layer for tower in towers for layer in tower.layers], accelerations)  # type: ignore[union-attr]
 
