@@ -389,3 +389,28 @@ def test_threads_do_not_hold_each_others_lock(tmp_path: Path) -> None:
         thread.start()
         thread.join()
     assert len(caught) == 1
+
+
+def test_overwriting_deletes_in_the_order_of_the_known_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("adapter", "checkpoint", "val_2.txt", "val_1.txt", ".checkpoint.999999999.part"):
+        (tmp_path / name).write_text("x")
+    gone: list[str] = []
+    monkeypatch.setattr("lavic.folders._delete", lambda path: gone.append(path.name))
+    prepare_output(tmp_path, resume=False, overwrite=True, known=["checkpoint", "adapter", "val_*.txt"])
+    assert gone == [".checkpoint.999999999.part", "checkpoint", "adapter", "val_1.txt", "val_2.txt"]
+
+
+def test_halves_go_from_the_folders_among_the_known_names_too(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    for name in (".weights.999999999.part", "weights", ".hidden"):
+        (tmp_path / "adapter" / name).write_text("x")
+    prepare_output(tmp_path, resume=True, overwrite=False, known=["adapter"])
+    assert names(tmp_path / "adapter") == [".hidden", "weights"]
+
+
+def test_a_half_older_than_the_process_of_its_number_is_nobodys(tmp_path: Path) -> None:
+    half = tmp_path / f".run.json.{os.getpid()}.part"
+    half.write_text("left by a process that had this number before")
+    os.utime(half, (1e9, 1e9))
+    prepare_output(tmp_path, resume=True, overwrite=False, known=["run.json"])
+    assert names(tmp_path) == []

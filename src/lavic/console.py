@@ -5,6 +5,7 @@ Colour and a live bar appear only on a terminal; in a pipe, under ``nohup`` and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -80,17 +81,26 @@ class LogFile:
             raise OutputError(f"the log cannot be written ({error.strerror})", where=str(path)) from None
 
     def write(self, line: str) -> None:
-        """Add a line (several, where the text has several)."""
+        """Add a line (several, where the text has several).
+
+        Raises:
+            OutputError: the disk is full, for example; the first time only, then the log is closed.
+        """
         if self._file.closed:
             return
         now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        for part in printable(line).splitlines() or [""]:
-            self._file.write(f"{now} {part}\n")
-        self._file.flush()
+        try:
+            for part in printable(line).splitlines() or [""]:
+                self._file.write(f"{now} {part}\n")
+            self._file.flush()
+        except OSError as error:
+            self.close()
+            raise OutputError(f"the log cannot be written ({error.strerror})", where=str(self.path)) from None
 
     def close(self) -> None:
         """Close the file; later lines are dropped."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # lines that could not be written would be tried again
+            self._file.close()
 
 
 class Console:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,19 @@ _START = ("start_map", "start_array")
 _END = ("end_map", "end_array")
 # Besides its own errors, ijson's Python parser lets those of the json module and of int() through.
 _PARSE_ERRORS = (ijson.JSONError, ValueError)
+
+# An escape of half a surrogate pair, "\ud83d", is JSON, but no character: one parser of ijson makes a "?" of it,
+# or an error of the whole file, another hands it on. So the escapes are exchanged before they see them.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    rb"|\\u(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|\\."
+)
+# What an escape consists of: after any other byte none is under way.
+_ESCAPE_BYTES = b"\\u0123456789abcdefABCDEF"
+# Longer than any escape; more of such bytes in a row is no text.
+_MAX_WAITING = 2**20
 
 
 @dataclass(frozen=True)
@@ -44,12 +59,13 @@ def stream_members(path: Path) -> Iterator[Member]:
             holds something else than one object. Members before the place of trouble have been given.
     """
     with open_text_maybe_zipped(path) as stream:
-        source = _Utf8Source(stream, path)
+        halves = _Halves()
+        source = _Utf8Source(stream, path, halves)
         place = _Place()
         try:
             # use_float: without it the C parser makes a Decimal or int of each number, and one that neither
             # takes (1E99999999999999999999, 5,000 digits) ends the process with a segmentation fault.
-            yield from _members(ijson.basic_parse(source, use_float=True), place, path)
+            yield from _members(halves.restored(ijson.basic_parse(source, use_float=True)), place, path)
         except _PARSE_ERRORS as error:
             # An archive tells only at its end that it is damaged, which explains more than the text does.
             while stream.read(_DRAIN_BYTES):
@@ -71,12 +87,46 @@ class _Place:
         return f"{'inside' if self.inside else 'after'} item {self.key[:80]}"
 
 
+class _Halves:
+    """Half surrogate pairs travel through the parser as a text that no file can know, and become what they were."""
+
+    def __init__(self) -> None:
+        self._sign = f"<half {secrets.token_hex(16)} "
+        self._found = re.compile(re.escape(self._sign) + "([0-9a-fA-F]{4})>")
+        self._waiting = b""
+        self._any = False
+
+    def hidden(self, chunk: bytes) -> bytes:
+        """The bytes to parse for those read; some may be kept back for the next call, all come out with b""."""
+        data = self._waiting + chunk
+        ready = len(data.rstrip(_ESCAPE_BYTES)) if chunk else len(data)
+        if len(data) - ready > _MAX_WAITING:
+            ready = len(data)
+        data, self._waiting = data[:ready], data[ready:]
+        return _ESCAPE.sub(self._hide, data) if _SURROGATE.search(data) else data
+
+    def _hide(self, escape: re.Match[bytes]) -> bytes:
+        half = escape["half"]
+        if half is None:
+            return escape[0]
+        self._any = True
+        return self._sign.encode() + half + b">"
+
+    def restored(self, events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """The parser's events with the texts as they stood in the file."""
+        for event, value in events:
+            if self._any and isinstance(value, str) and self._sign in value:
+                value = self._found.sub(lambda sign: chr(int(sign[1], 16)), value)
+            yield event, value
+
+
 class _Utf8Source:
     """Hands bytes on after looking whether they are UTF-8, which the parser reports without a place."""
 
-    def __init__(self, stream: io.BufferedReader, path: Path) -> None:
+    def __init__(self, stream: io.BufferedReader, path: Path, halves: _Halves) -> None:
         self._stream = stream
         self._path = path
+        self._halves = halves
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._offset = 0
         self.lines = 1
@@ -85,6 +135,12 @@ class _Utf8Source:
     def read(self, size: int = -1) -> bytes:
         if size == 0:
             return b""
+        ready = b""
+        while not ready and not self.at_end:  # an empty answer would mean the end
+            ready = self._halves.hidden(self._read(size))
+        return ready
+
+    def _read(self, size: int) -> bytes:
         chunk = self._stream.read(size)
         self.at_end = not chunk
         self.lines += chunk.count(b"\n")
@@ -95,7 +151,7 @@ class _Utf8Source:
             byte = self._offset - waiting + error.start
             raise InputError("the file is not UTF-8 text", where=f"{self._path}, byte {byte}") from error
         if self._offset == 0 and chunk.startswith(_BOM):
-            # Spaces mean nothing to the parser, and an empty answer would mean the end.
+            # Spaces mean nothing to the parser.
             chunk = b"   " + chunk[len(_BOM) :]
         self._offset += len(chunk)
         return chunk

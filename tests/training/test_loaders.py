@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,18 @@ def test_left_padding_and_one_view_reach_the_batch(folder):
     assert batch.views.shape == (2, 1, 3, 24, 24)
     assert batch.tokens.left_padded
     assert batch.tokens.attention_mask[:, -1].tolist() == [True, True]
+
+
+def test_a_reader_that_a_signal_finds_while_it_starts_lives_on(dataset, monkeypatch):
+    # A batch system that sends SIGTERM to all processes; torch has just put its own handler in place there.
+    handling = torch.utils.data._utils.signal_handling
+    original = handling._set_worker_signal_handlers
+
+    def struck() -> None:
+        original()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(handling, "_set_worker_signal_handlers", struck)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert [batch.indices for batch in micro_batches(dataset, [[0], [1]], workers=1)] == [(0,), (1,)]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 import pytest
@@ -59,6 +59,7 @@ class ToyTask:
     calls: list[tuple[str, int]] = field(default_factory=list)
     reports: list[StepReport] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
+    strike_in_validation: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,7 +71,13 @@ class ToyTask:
             time.sleep(self.wait_s)
             yield [ToyMicroStep(self.weights, rows, self.spoiled) for rows in step]
 
-    def validate(self, step: int) -> float:
+    def validate(self, step: int, between_batches: Callable[[], None]) -> float:
+        for batch in range(1, 4):
+            if batch == self.strike_in_validation:
+                os.kill(os.getpid(), signal.SIGINT)
+            self.calls.append(("batch", batch))
+            between_batches()
+        self.calls = [call for call in self.calls if call[0] != "batch"]
         self.calls.append(("validate", step))
         return self.val_losses.pop(0) if self.val_losses else 1 / step
 
@@ -355,6 +362,69 @@ def test_a_signal_lets_the_step_end_and_saves_without_a_record(kind: signal.Sign
     assert signal.getsignal(kind) is before
 
 
+def test_a_signal_ends_a_validation_behind_its_batch_and_it_is_done_on_resuming():
+    task = ToyTask(one_by_one(3), strike_in_validation=2)
+    state = RunState()
+    with pytest.raises(KeyboardInterrupt):
+        trained(task, state, epochs=2, lr=0.01)
+    assert task.calls == [("batch", 1), ("batch", 2), ("save quietly", 3)]
+    assert (state.step, state.validation_due, state.best_loss) == (3, True, None)
+    whole, again = ToyTask(one_by_one(3)), ToyTask(one_by_one(3), weights=task.weights)
+    trained(whole, epochs=2, lr=0.01)
+    trained(again, state, epochs=2, lr=0.01)
+    assert again.calls == whole.calls
+    assert again.asked == [(1, 0)]
+    assert again.weights.tolist() == whole.weights.tolist()
+    assert not state.validation_due
+
+
+def test_a_signal_in_the_step_before_a_validation_does_not_wait_for_it():
+    task = ToyTask(one_by_one(4))
+    original = task.step_done
+
+    def strike(report: StepReport) -> None:
+        original(report)
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    task.step_done = strike
+    state = RunState()
+    with pytest.raises(KeyboardInterrupt):
+        trained(task, state, validate_every=2, lr=0.01)
+    assert task.calls == [("save quietly", 2)]
+    assert state.validation_due
+    # In the middle of an epoch: the validation first, then the steps that are left.
+    task.calls, task.step_done = [], original
+    trained(task, state, validate_every=2, lr=0.01)
+    assert task.calls[:3] == [("validate", 2), ("keep_best", 2), ("save", 2)]
+    assert task.asked[-1] == (0, 2)
+    assert [report.step for report in task.reports] == [1, 2, 3, 4]
+
+
+def test_a_second_signal_stops_at_once_and_saves_nothing():
+    @dataclass(frozen=True)
+    class InterruptedMicroStep(ToyMicroStep):
+        def nats(self) -> Tensor:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the second signal came back")
+
+    task = ToyTask([[]])
+    task.steps = lambda epoch, first: (step for step in [[InterruptedMicroStep(task.weights, [ROWS[0]])]])
+    with pytest.raises(KeyboardInterrupt):
+        trained(task, lr=0.01)
+    assert (task.calls, task.reports) == ([], [])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_no_best(loss: float):
+    task = ToyTask(one_by_one(3), val_losses=[1.0, loss])
+    with pytest.raises(TrainingError, match=f"the validation loss after step 2 is {loss}"):
+        trained(task, validate_every=1, lr=0.01)
+    assert (task.called("keep_best"), task.called("save")) == ([1], [1])
+
+
 # -- fp16 ----------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +510,27 @@ def test_a_worker_that_died_is_one_sentence_that_names_the_mend():
     )
     with pytest.raises(TrainingError, match=r"ended from outside \(Bus error\)\. .*--num_workers"), machine_failures():
         raise RuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), r"the GPU's memory is full"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            r"the GPU's memory",
+        ),
+        (MemoryError(), r"the machine's memory is full\. .*--num_workers"),
+    ],
+)
+def test_other_ways_of_saying_that_memory_is_full(error: Exception, sentence: str):
+    with pytest.raises(TrainingError, match=sentence), machine_failures():
+        raise error
+
+
+def test_a_full_memory_of_the_machine_is_one_sentence_too():
+    with pytest.raises(TrainingError, match=r"the machine's memory is full"), machine_failures():
+        torch.empty(10**16)  # as torch itself says it
 
 
 def test_other_errors_stay_what_they_are():

@@ -33,6 +33,7 @@ class RunState:
         best_loss: lowest validation loss so far (EOS included), None before the first validation.
         best_step: the step it was measured after.
         bad_validations: validations since then.
+        validation_due: whether the run was stopped before or in the validation that follows ``step``.
         finished: whether the run came to its end.
         event_rows: rows of the event log that belong to this state.
         threads: CPU threads of the run; another number changes the last bits.
@@ -45,6 +46,7 @@ class RunState:
     best_loss: float | None = None
     best_step: int = 0
     bad_validations: int = 0
+    validation_due: bool = False
     finished: bool = False
     event_rows: int = 0
     threads: int = 0

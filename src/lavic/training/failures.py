@@ -9,27 +9,40 @@ import torch
 
 from lavic.errors import TrainingError
 
+# What torch says in errors of a general kind: no room for a first byte on the GPU, for its libraries, on a CPU.
+_FULL_GPU = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_FULL_MACHINE = "DefaultCPUAllocator: can't allocate memory"
+
 
 @contextmanager
 def machine_failures() -> Iterator[None]:
     """Inside the block, want of memory becomes a sentence; all other errors pass.
 
     Raises:
-        TrainingError: the GPU's memory is full, or a process that reads pictures was ended from outside.
+        TrainingError: the memory of the GPU or of the machine is full, or a process that reads pictures was ended
+            from outside.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the GPU's memory is full{_gpu_memory()}",
-            remedy="Use a smaller --batch_size (with a larger --gradient_accumulation the result is the same), "
-            "or end what else runs on the GPU. The last checkpoint is kept.",
-        ) from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _FULL_GPU):
+            raise TrainingError(
+                f"the GPU's memory is full{_gpu_memory()}",
+                remedy="End what else runs on the GPU and go on with --resume; or start again with, in this order, a "
+                "smaller --batch_size (with a larger --gradient_accumulation the result is the same), "
+                "--activation_checkpointing, --quantize nf4, a smaller --max_length.",
+            ) from error
+        if isinstance(error, MemoryError) or _FULL_MACHINE in text:
+            raise TrainingError(
+                "the machine's memory is full",
+                remedy="End other programs, or use a smaller --num_workers, --batch_size or --max_length. "
+                "The last checkpoint is kept.",
+            ) from error
         # torch raises it wherever the main process happens to be when a worker dies.
-        if not str(error).startswith("DataLoader worker (pid"):
+        if not text.startswith("DataLoader worker (pid"):
             raise
-        reason = str(error).partition(": ")[2].partition(".")[0]
+        reason = text.partition(": ")[2].partition(".")[0]
         raise TrainingError(
             "a process that reads pictures was ended from outside" + (f" ({reason})" if reason else ""),
             remedy="Mostly memory or shared memory ran out: use a smaller --num_workers (0 for none), and in Docker "

@@ -1,4 +1,7 @@
-"""Ctrl-C in a long run: the first one lets the step end and saves it, the second one stops at once."""
+"""Ctrl-C in a long run: the first one lets the step end and saves it, the second one stops at once.
+
+A validation may take minutes, so it asks between its batches (``check``) and is given up.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
+
+
+class StopRequested(Exception):  # noqa: N818, it is a wish and no error
+    """Work that can be done again later is given up, as the user wants the run to stop."""
 
 
 class Interrupts:
@@ -27,6 +34,15 @@ class Interrupts:
         self._notice = notice
         self._before: dict[signal.Signals, object] = {}
         self._owner = os.getpid()
+
+    def check(self) -> None:
+        """Give up what is under way, if the user wants that.
+
+        Raises:
+            StopRequested: a signal has come.
+        """
+        if self.requested:
+            raise StopRequested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Rows
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,10 +118,24 @@ class MicroBatches(Dataset[MicroBatch]):
         return cut_views(read_image(path), self.view_size, self.views)
 
 
+_FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM)
+
+
 def _leave_signals_to_the_run(worker: int) -> None:
     """Ctrl-C in a terminal reaches every process; the run needs its readers until its step has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for kind in _FOR_THE_RUN:
+        signal.signal(kind, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_RUN)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals that come while the block runs act behind it: a reader that just starts would die of them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_RUN)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def micro_batches(
@@ -142,7 +157,8 @@ def micro_batches(
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_signals_to_the_run,
     )
-    iterator = iter(loader)
+    with _signals_wait():
+        iterator = iter(loader)
     try:
         while (batch := next(iterator, None)) is not None:
             yield batch

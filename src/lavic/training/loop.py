@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lavic.errors import TrainingError
 from lavic.training.checkpoints import RunState
-from lavic.training.interrupts import Interrupts
+from lavic.training.interrupts import Interrupts, StopRequested
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,11 @@ class Task(Protocol):
     def steps(self, epoch: int, first: int) -> Generator[list[MicroStep], None, None]:
         """The optimizer steps of an epoch (0-based) from number ``first`` (0-based, in the epoch) on."""
 
-    def validate(self, step: int) -> float:
-        """Measure and report the loss that the best weights are chosen by (lower is better)."""
+    def validate(self, step: int, between_batches: Callable[[], None]) -> float:
+        """Measure and report the loss that the best weights are chosen by (lower is better).
+
+        ``between_batches`` may raise; nothing must have been reported then.
+        """
 
     def keep_best(self, step: int) -> None:
         """Save the current weights as the best."""
@@ -137,7 +140,6 @@ class Trainer:
         *,
         notice: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.notice = notice
         self.fabric, self.task, self.settings = fabric, task, settings
         self.parameters, self.optimizer, self.state = list(parameters.values()), optimizer, state
         # Steps go through Fabric's wrapper: with fp16 it skips a step whose scaled gradients overflowed.
@@ -148,6 +150,7 @@ class Trainer:
             self._precision.load_state_dict(state.scaler)
         self.total = settings.total_steps(task.steps_per_epoch)
         self._saved_at = self._step_began = time.monotonic()
+        self._interrupts = Interrupts(notice)
 
     def run(self) -> RunState:
         """Train to the last step, or until validations stop improving.
@@ -156,14 +159,16 @@ class Trainer:
             KeyboardInterrupt: the user stopped the run; its state is saved.
         """
         state = self.state
-        with Interrupts(self.notice) as interrupts:
+        with self._interrupts:
+            if state.validation_due:
+                self._between_steps()
             while state.step < self.total and not self._out_of_patience():
-                self._epoch(interrupts)
+                self._epoch()
         state.finished = True
         self._save()
         return state
 
-    def _epoch(self, interrupts: Interrupts) -> None:
+    def _epoch(self) -> None:
         """The steps of one epoch from where the state stands."""
         state, per_epoch = self.state, self.task.steps_per_epoch
         epoch, first = divmod(state.step, per_epoch)
@@ -171,14 +176,13 @@ class Trainer:
         with closing(self.task.steps(epoch, first)) as steps:
             for micro_steps in steps:
                 self._step(micro_steps)
-                ends_epoch = state.step % per_epoch == 0 or state.step == self.total
-                self._between_steps(epoch, ends_epoch=ends_epoch)
+                self._between_steps()
                 self._step_began = time.monotonic()
-                if interrupts.requested:
-                    self._save(record=False)
-                    raise KeyboardInterrupt
-                if ends_epoch or self._out_of_patience():
+                if self._ends_epoch() or self._out_of_patience():
                     return
+
+    def _ends_epoch(self) -> bool:
+        return self.state.step % self.task.steps_per_epoch == 0 or self.state.step == self.total
 
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.state.bad_validations >= self.settings.patience
@@ -243,29 +247,55 @@ class Trainer:
 
     # -- between steps -------------------------------------------------------------------------------------
 
-    def _between_steps(self, epoch: int, *, ends_epoch: bool) -> None:
+    def _between_steps(self) -> None:
+        """What follows the step that was done last: validation, checkpoint, and the end if the user wants it."""
         state, settings = self.state, self.settings
+        ends_epoch = self._ends_epoch()
         validates = ends_epoch or (settings.validate_every > 0 and state.step % settings.validate_every == 0)
-        if validates:
-            self._validate()
+        state.validation_due = validates
+        if validates and not self._validate():
+            self._stop()
+        state.validation_due = False
         if ends_epoch:
-            self.task.epoch_done(epoch)
+            self.task.epoch_done((state.step - 1) // self.task.steps_per_epoch)
         by_steps = settings.checkpoint_steps > 0 and state.step % settings.checkpoint_steps == 0
         by_time = (
             settings.checkpoint_minutes > 0 and time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
         )
         if validates or by_steps or by_time:
             self._save()
+        if self._interrupts.requested:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        """Save what was reached and leave; an uninterrupted run would not have recorded this checkpoint."""
+        self._save(record=False)
+        raise KeyboardInterrupt
 
     def _save(self, *, record: bool = True) -> None:
         self.state.scaler = dict(self._precision.state_dict())
         self.task.save_checkpoint(self.state, record=record)
         self._saved_at = time.monotonic()
 
-    def _validate(self) -> None:
-        loss = self.task.validate(self.state.step)
+    def _validate(self) -> bool:
+        """Validate and keep the best; False if the user stopped it, with nothing changed or reported.
+
+        Raises:
+            TrainingError: the loss is not finite, so that no later one could be called better or worse.
+        """
+        try:
+            self._interrupts.check()
+            loss = self.task.validate(self.state.step, self._interrupts.check)
+        except StopRequested:
+            return False
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the validation loss after step {self.state.step} is {loss}",
+                remedy="The last good checkpoint is kept. Lower --lr, or use another --precision.",
+            )
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.bad_validations = loss, self.state.step, 0
             self.task.keep_best(self.state.step)
         else:
             self.state.bad_validations += 1
+        return True

@@ -8,9 +8,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+# Followed by seconds since 1970, host and process, as TensorBoard's own writer has it.
+_TFEVENTS = "events.out.tfevents."
 
 
 class Tracker(Protocol):
@@ -82,22 +87,46 @@ class _Forgiving:
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, resume_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    """TensorBoard's own file format, a record a call, each on its way to the disk when the call returns.
 
-        if resume_step is None and folder.is_dir():
+    The usual SummaryWriter keeps records back for seconds, which a kill would take, and writes them in a thread,
+    whose death on a full disk is a traceback on the user's screen.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        old = sorted(folder.glob(f"{_TFEVENTS}*"))
+        if resume_step is None:
             # A run that replaces another: its curves must not be drawn over the old ones.
-            for old in folder.glob("events.out.tfevents.*"):
-                old.unlink()
-        purge = None if resume_step is None else resume_step + 1
-        self._writer: Any = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+            for path in old:
+                path.unlink()
+        # Files are read in the order of their names: the second in it must not be that of an earlier file.
+        taken = [int(seconds) for path in old if (seconds := path.name.removeprefix(_TFEVENTS).split(".")[0]).isdigit()]
+        second = max([int(time.time()), *(seconds + 1 for seconds in taken)])
+        name = f"{_TFEVENTS}{second:010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("xb", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._add(Event(file_version="brain.Event:2"))
+        if resume_step is not None:
+            # Tells readers to drop the points that come after the checkpoint.
+            self._add(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(Event(step=step, summary=Summary(value=points)))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 class _WandB:
