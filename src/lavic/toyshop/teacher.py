@@ -2,9 +2,9 @@
 
     python -m lavic.toyshop.teacher --work build/teacher --output src/lavic/toyshop/assets/tiny-llava-next
 
-Lessons: copying and choosing on text; [CLS] against descriptions; then describing from image tokens, with
-the contrastive loss and the text lessons going on. Each lesson leaves its weights in the work folder, and a
-run that is started again goes on behind the last one. docs/experiments.md tells what was tried.
+Lessons: copying, comparing, selecting and choosing on text; [CLS] against descriptions; then describing from image
+tokens, with the contrastive loss and the text lessons going on. Each lesson leaves its weights in the work folder, and
+a run that is started again goes on behind the last one. docs/experiments.md tells what was tried.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class Teacher:
     # -- lessons -------------------------------------------------------------------------------------------
 
     def text(self, steps: int) -> None:
-        """Copying, then choosing among ten."""
+        """Copying, comparing, selecting, then choosing among ten."""
         schooling = Schooling(self.model, self.tokenizer, seed=0)
-        schooling.learn_copying(report=self.report)
-        for step in schooling.learn_choosing(steps, report=self.report):
+        schooling.learn_copying(self.report)
+        schooling.learn_comparing(self.report)
+        schooling.learn_selecting(self.report)
+        for step in schooling.learn_choosing(steps, self.report):
             if step % 200 == 0 or step == steps:
                 accuracy = choice_accuracy(self.model, self.tokenizer, 200, seed=step)
                 self.report(f"choosing step={step} right of ten={accuracy:.3f}")

@@ -1,10 +1,11 @@
-"""What the tiny language model practises on text alone: copying, looking up, choosing among candidates.
+"""What the tiny language model practises on text alone: copying, comparing, selecting, choosing.
 
-A captioner cannot answer with one of ten IDs in its prompt. Repetition teaches copying; choices teach
-to compare. Choosing is learnt only when more than the answer is asked (labels only, the input stays as it
-is): at every word of a candidate that names an attribute, whether the candidate still fits what is asked for;
-at the line break behind it, its own first free ID token if it is the right one, else a word for no.
-docs/experiments.md has the figures.
+A captioner cannot answer with one of ten IDs in its prompt. Repetition teaches copying, membership teaches to compare,
+selection to look up what was found, and choices put all together. Choosing is learnt only when more than the answer is
+asked: at every word of a candidate that names an attribute, whether the candidate still fits what is asked for; at the
+line break behind it, its own first free ID token if it is the right one, else a word for no. These labels are read from
+a layer in the middle (``text_training.LABEL_LAYER``), so that the layers above can look up what is known there; the
+input stays as it is. docs/experiments.md has the figures.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ IGNORE = -100
 WORD_WEIGHT = 0.5
 #: What the answer's first free token counts: it alone tells whether the right candidate was looked up.
 FREE_WEIGHT = 10.0
+#: The words for a label's yes and no.
+YES, NO = "▁is", "▁not"
 _ID_CHARACTERS = string.digits + string.ascii_uppercase
 _REQUESTS = (
     "I am looking for {}.",
@@ -43,13 +46,15 @@ class Exercise:
     Attributes:
         input_ids: what the model reads, BOS first.
         targets: as long as ``input_ids``; the token to predict *after* each position, or IGNORE.
-        weights: how much each target counts.
+        labels: as long; what the layer in the middle should know at each position, or IGNORE.
+        weights: how much each target or label counts.
         answer: the exact text that a greedy answer must have; empty where there is none.
         prompt_tokens: how many tokens stand before the answer.
     """
 
     input_ids: list[int]
     targets: list[int]
+    labels: list[int]
     weights: list[float]
     answer: str = ""
     prompt_tokens: int = 0
@@ -66,12 +71,59 @@ def repetition(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int, *, pe
     Different ones: where a token may stand twice in a loop, what follows it is ambiguous, and copying forms
     late or never.
     """
-    pool = range(3 + 256, len(tokenizer) - 2)  # behind <unk> <s> </s> and the bytes
-    chunk = rng.sample(pool, period)
+    chunk = rng.sample(_whole_words(tokenizer), period)
     ids = [tokenizer.bos_token_id, *(chunk * (tokens // period + 1))][: tokens + 1]
     targets = [*ids[1:], IGNORE]
     targets[:period] = [IGNORE] * min(period, len(targets))
-    return Exercise(ids, targets, [1.0] * len(ids))
+    return Exercise(ids, targets, [IGNORE] * len(ids), [1.0] * len(ids))
+
+
+def membership(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int) -> Exercise:
+    """Random tokens, a line break, and tokens half of which stood before it: which did?
+
+    It is what comparing a candidate with a request comes down to, with a label at every token; from choices alone the
+    comparison comes late or never.
+    """
+    asked = rng.randint(6, tokens // 3)
+    words = rng.sample(_whole_words(tokenizer), asked + tokens // 2)
+    wanted, others = words[:asked], words[asked:]
+    shown = [rng.choice(wanted if rng.random() < 0.5 else others) for _ in range(tokens - asked)]
+    ids = [tokenizer.bos_token_id, *wanted, tokenizer.convert_tokens_to_ids("\n"), *shown]
+    no, yes = tokenizer.convert_tokens_to_ids([NO, YES])
+    known = set(wanted)
+    labels = [IGNORE] * (asked + 2) + [yes if token in known else no for token in shown]
+    return Exercise(ids, [IGNORE] * len(ids), labels, [1.0] * len(ids))
+
+
+def selection(tokenizer: LlamaTokenizer, rng: random.Random, rows: int) -> Exercise:
+    """A choice in small, of random tokens: which row has asked-for tokens only? The answer is the row's own two.
+
+    Rows are as a candidate's: their own tokens, a colon, three others, a line break; with the labels of a choice.
+    """
+    words = rng.sample(_whole_words(tokenizer), 4 + 26 + 2 * rows)
+    asked, others, owns = words[:4], words[4:30], words[30:]
+    line_break, colon, no, yes = tokenizer.convert_tokens_to_ids(["\n", ":", NO, YES])
+    right = rng.randrange(rows)
+    ids = [tokenizer.bos_token_id, *asked, line_break]
+    labels = [IGNORE] * len(ids)
+    for row in range(rows):
+        own, shown = owns[2 * row : 2 * row + 2], rng.sample(asked, 3)
+        for place in rng.sample(range(3), 0 if row == right else rng.randint(1, 3)):
+            shown[place] = rng.choice(others)
+        fits = [set(shown[: place + 1]) <= set(asked) for place in range(3)]
+        ids += [*own, colon, *shown, line_break]
+        labels += [IGNORE] * 3 + [yes if fit else no for fit in fits] + [own[0] if row == right else no]
+    ids.append(colon)
+    prompt_tokens = len(ids)
+    ids += [*owns[2 * right : 2 * right + 2], tokenizer.eos_token_id]
+    targets = [IGNORE] * (prompt_tokens - 1) + [*ids[prompt_tokens:], IGNORE]
+    labels += [IGNORE] * (len(ids) - len(labels))
+    return Exercise(ids, targets, labels, [1.0] * len(ids), prompt_tokens=prompt_tokens)
+
+
+def _whole_words(tokenizer: LlamaTokenizer) -> range:
+    """Tokens behind <unk> <s> </s> and the bytes."""
+    return range(3 + 256, len(tokenizer) - 2)
 
 
 def _positions(offsets: list[tuple[int, int]], ends: Sequence[int]) -> list[int]:
@@ -102,12 +154,12 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
     answer = rows[right].item_id
     encoding = tokenizer.backend_tokenizer.encode(prompt + answer, add_special_tokens=False)
     ids = [tokenizer.bos_token_id, *encoding.ids, tokenizer.eos_token_id]
-    targets = [IGNORE] * len(ids)
+    targets, labels = [IGNORE] * len(ids), [IGNORE] * len(ids)
     weights = [1.0] * len(ids)
-    no, yes = tokenizer.convert_tokens_to_ids(["▁not", "▁is"])
+    no, yes = tokenizer.convert_tokens_to_ids([NO, YES])
     places, fitting = zip(*_judged_places(rows, lines, len(head)), strict=True) if rows[0].judged else ((), ())
     for position, fits in zip(_positions(encoding.offsets, places), fitting, strict=True):
-        targets[position + 1] = yes if fits else no  # + 1: BOS
+        labels[position + 1] = yes if fits else no  # + 1: BOS
         weights[position + 1] = WORD_WEIGHT
 
     ends: list[int] = []
@@ -118,13 +170,14 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
     free = _first_free_place([row.item_id for row in rows])
     for row, position in enumerate(_positions(encoding.offsets, ends)):
         label = tokenizer.convert_tokens_to_ids(rows[row].item_id[free]) if row == right else no
-        targets[position + 1], weights[position + 1] = label, 1.0
+        # A last word may share its token with the line break: the line's label is the one that counts.
+        labels[position + 1], weights[position + 1] = label, 1.0
 
     start = next(index for index, (_, end) in enumerate(encoding.offsets) if end > len(prompt)) + 1
     for position in range(start, len(ids)):
         targets[position - 1] = ids[position]
     weights[start + free - 1] = FREE_WEIGHT
-    return Exercise(ids, targets, weights, answer, start)
+    return Exercise(ids, targets, labels, weights, answer, start)
 
 
 def _judged_places(rows: list[_Row], lines: list[str], start: int) -> Iterator[tuple[int, bool]]:

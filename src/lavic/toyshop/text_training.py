@@ -1,4 +1,4 @@
-"""First schooling of the tiny language model, on text alone: copy, look up, choose among ten."""
+"""First schooling of the tiny language model, on text alone: copy, compare, choose among ten."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 
 from lavic.toyshop.optimizers import Optimizers
-from lavic.toyshop.text_tasks import IGNORE, Exercise, choice, lookup, repetition
+from lavic.toyshop.text_tasks import IGNORE, Exercise, choice, lookup, membership, repetition, selection
 
-#: Learning rates of Muon (matrices) and AdamW (embeddings, head, norms).
-MATRIX_RATE = 1e-2
-OTHER_RATE = 3e-3
+#: Labels are read behind this many layers of the six: two are left to look them up.
+LABEL_LAYER = 4
+#: Learning rates of Muon (matrices) and AdamW (embeddings, head, norms), for copying and comparing.
+MATRIX_RATE, OTHER_RATE = 1e-2, 3e-3
+#: The same for choosing, which is unstable at higher ones.
+CHOOSING_MATRIX_RATE, CHOOSING_OTHER_RATE = 5e-3, 2e-3
 BATCH_SIZE = 24
 #: Share of the choosing steps over which the candidates grow from two to ten.
 RAMP = 0.25
+
+Report = Callable[[str], None]
+Lesson = Callable[[LlamaTokenizer, random.Random], list[Exercise]]
 
 
 def cosine_rate(step: int, steps: int, *, warmup: int = 50, hold: float = 0.6) -> float:
@@ -30,18 +36,22 @@ def cosine_rate(step: int, steps: int, *, warmup: int = 50, hold: float = 0.6) -
     return 1.0 if progress <= 0 else 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def pad(exercises: list[Exercise], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, T] input_ids, targets and weights, padded on the right (causal attention never sees it)."""
+def pad(exercises: list[Exercise], pad_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[B, T] input_ids, targets, labels and weights, padded on the right (causal attention never sees it)."""
     width = max(len(exercise.input_ids) for exercise in exercises)
     ids = torch.full((len(exercises), width), pad_id)
-    targets = torch.full((len(exercises), width), IGNORE)
-    weights = torch.zeros((len(exercises), width))
+    targets, labels = torch.full_like(ids, IGNORE), torch.full_like(ids, IGNORE)
+    weights = torch.zeros(ids.shape)
     for row, exercise in enumerate(exercises):
         length = len(exercise.input_ids)
-        ids[row, :length] = torch.tensor(exercise.input_ids)
-        targets[row, :length] = torch.tensor(exercise.targets)
-        weights[row, :length] = torch.tensor(exercise.weights)
-    return ids, targets, weights
+        for tensor, values in (
+            (ids, exercise.input_ids),
+            (targets, exercise.targets),
+            (labels, exercise.labels),
+            (weights, exercise.weights),
+        ):
+            tensor[row, :length] = torch.tensor(values)
+    return ids, targets, labels, weights
 
 
 def copying(tokenizer: LlamaTokenizer, rng: random.Random) -> list[Exercise]:
@@ -49,29 +59,50 @@ def copying(tokenizer: LlamaTokenizer, rng: random.Random) -> list[Exercise]:
     return [repetition(tokenizer, rng, 64, period=rng.randint(20, 32)) for _ in range(48)]
 
 
+def comparing(tokenizer: LlamaTokenizer, rng: random.Random) -> list[Exercise]:
+    """A batch of the second lesson: which tokens stood in front?"""
+    return [membership(tokenizer, rng, 60) for _ in range(48)]
+
+
+def selecting(tokenizer: LlamaTokenizer, rng: random.Random) -> list[Exercise]:
+    """A batch of the third lesson: choices in small, of random tokens."""
+    return [selection(tokenizer, rng, rng.randint(2, 5)) for _ in range(48)]
+
+
 def choosing(tokenizer: LlamaTokenizer, rng: random.Random, progress: float) -> list[Exercise]:
-    """A batch of the second lesson: choices among more and more candidates, with look-ups and loops between."""
+    """A batch of the last lesson: choices among more and more candidates, with all the others between."""
     draw = rng.random()
     if draw < 0.02:
         return [repetition(tokenizer, rng, 1500, period=rng.randint(300, 740)) for _ in range(4)]
-    if draw < 0.12:
+    if draw < 0.10:
         return [repetition(tokenizer, rng, 200, period=rng.randint(10, 100)) for _ in range(BATCH_SIZE)]
+    if draw < 0.20:
+        return comparing(tokenizer, rng)
+    if draw < 0.30:
+        return selecting(tokenizer, rng)
     most = 2 + round(8 * min(1.0, progress / RAMP))
     candidates = most if rng.random() < 0.7 else rng.randint(2, most)
-    if draw < 0.2:
+    if draw < 0.36:
         return [lookup(tokenizer, rng, candidates) for _ in range(BATCH_SIZE)]
     # Whole batches of one form: a single long row would pad all the others.
-    if draw < 0.28:
+    if draw < 0.42:
         return [choice(tokenizer, rng, candidates, long=True) for _ in range(BATCH_SIZE // 2)]
     return [choice(tokenizer, rng, candidates, long=False) for _ in range(BATCH_SIZE)]
 
 
-def text_loss(model: LlavaNextForConditionalGeneration, ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean cross entropy over the positions that have a target."""
-    hidden = model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
-    wanted = targets != IGNORE
-    nats = cross_entropy(model.lm_head(hidden[wanted]).float(), targets[wanted], reduction="none")
-    return (nats * weights[wanted]).sum() / weights[wanted].sum()
+def text_loss(
+    model: LlavaNextForConditionalGeneration, ids: Tensor, targets: Tensor, labels: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted mean cross entropy of the targets, and beside it that of the labels in the middle."""
+    language_model = model.model.language_model
+    output = language_model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    middle = language_model.norm(output.hidden_states[LABEL_LAYER])
+    total = torch.zeros(())
+    for hidden, wanted in ((output.last_hidden_state, targets), (middle, labels)):
+        asked = wanted != IGNORE
+        nats = cross_entropy(model.lm_head(hidden[asked]).float(), wanted[asked], reduction="none")
+        total = total + (nats * weights[asked]).sum() / weights[asked].sum().clamp_min(1.0)
+    return total
 
 
 @torch.no_grad()
@@ -92,7 +123,7 @@ def choice_accuracy(
     right = 0
     for first in range(0, cases, 20):
         exercises = [choice(tokenizer, rng, candidates) for _ in range(min(20, cases - first))]
-        ids, targets, _ = pad(exercises, tokenizer.pad_token_id)
+        ids, targets, *_ = pad(exercises, tokenizer.pad_token_id)
         hidden = model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
         for row, exercise in enumerate(exercises):
             span = slice(exercise.prompt_tokens - 1, len(exercise.input_ids) - 1)
@@ -107,12 +138,16 @@ class Schooling:
     def __init__(self, model: LlavaNextForConditionalGeneration, tokenizer: LlamaTokenizer, seed: int) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.rng = random.Random(seed)
-        self.optimizers = Optimizers(
-            [*model.model.language_model.named_parameters(), ("lm_head", model.lm_head.weight)],
-            matrix_rate=MATRIX_RATE,
-            other_rate=OTHER_RATE,
-        )
         self.loss_of = torch.compile(text_loss, dynamic=True)
+        self.set_rates(MATRIX_RATE, OTHER_RATE)
+
+    def set_rates(self, matrix_rate: float, other_rate: float) -> None:
+        """Begin a lesson with these learning rates and a fresh memory of gradients."""
+        self.optimizers = Optimizers(
+            [*self.model.model.language_model.named_parameters(), ("lm_head", self.model.lm_head.weight)],
+            matrix_rate=matrix_rate,
+            other_rate=other_rate,
+        )
 
     def step(self, exercises: list[Exercise], factor: float) -> float:
         """One optimizer step; ``factor`` scales both learning rates."""
@@ -121,22 +156,47 @@ class Schooling:
         self.optimizers.step(loss, factor)
         return float(loss.detach())
 
-    def learn_copying(self, *, most: int = 1200, enough: float = 0.25, report: Callable[[str], None]) -> None:
-        """Loops until they are copied; the loss falls from 7.5 to near 0 once copying has formed."""
+    def learn_copying(self, report: Report) -> None:
+        """Loops, until they are copied; the loss falls from 7.5 to near 0 once copying has formed."""
+        self._practise("copying", [copying], most=1200, enough=0.25, report=report)
+
+    def learn_comparing(self, report: Report) -> None:
+        """What stood in front, until it is told."""
+        self._practise("comparing", [comparing, comparing, comparing, copying], most=800, enough=0.03, report=report)
+
+    def learn_selecting(self, report: Report) -> None:
+        """Small choices; they need not be perfect, the real ones follow."""
+        self.set_rates(CHOOSING_MATRIX_RATE, CHOOSING_OTHER_RATE)
+        lessons: list[Lesson] = [*[selecting] * 8, comparing, copying]
+        self._practise("selecting", lessons, most=700, enough=0.3, report=report)
+
+    def _practise(
+        self,
+        name: str,
+        lessons: list[Lesson],
+        *,
+        most: int,
+        enough: float,
+        report: Report,
+    ) -> None:
+        """Steps of lessons drawn at random, until the mean loss of the first is low; the others keep what is known."""
         average = math.log(len(self.tokenizer))
         for step in range(most):
-            loss = self.step(copying(self.tokenizer, self.rng), min(1.0, (step + 1) / 50))
-            average = 0.9 * average + 0.1 * loss
+            lesson = self.rng.choice(lessons)
+            loss = self.step(lesson(self.tokenizer, self.rng), min(1.0, (step + 1) / 50))
+            if lesson is lessons[0]:
+                average = 0.9 * average + 0.1 * loss
             if (step + 1) % 50 == 0:
-                report(f"copying step={step + 1} loss={average:.3f}")
+                report(f"{name} step={step + 1} loss={average:.3f}")
             if average < enough:
-                report(f"copying learnt in {step + 1} steps")
+                report(f"{name} learnt in {step + 1} steps")
                 return
 
-    def learn_choosing(self, steps: int, *, first: int = 0, report: Callable[[str], None]) -> Iterator[int]:
-        """Choices for a number of steps, from ``first`` on; yields how many are done."""
+    def learn_choosing(self, steps: int, report: Report) -> Iterator[int]:
+        """Choices for a number of steps; yields how many are done."""
+        self.set_rates(CHOOSING_MATRIX_RATE, CHOOSING_OTHER_RATE)
         average = 2.0
-        for step in range(first, steps):
+        for step in range(steps):
             batch = choosing(self.tokenizer, self.rng, step / steps)
             average = 0.98 * average + 0.02 * self.step(batch, cosine_rate(step, steps))
             if (step + 1) % 50 == 0:

@@ -36,7 +36,7 @@ def grid_pinpoints(view_size: int = VIEW_SIZE) -> list[list[int]]:
 
 
 def tiny_config(tokenizer: LlamaTokenizer) -> LlavaNextConfig:
-    """Sizes of the shipped model: tower 4 x 96, language model 4 x 128."""
+    """Sizes of the tiny model as it is trained now: tower 4 x 96, language model 6 x 128 (docs/experiments.md)."""
     vision = CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=384,
@@ -50,7 +50,7 @@ def tiny_config(tokenizer: LlamaTokenizer) -> LlavaNextConfig:
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=4,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=POSITIONS,
