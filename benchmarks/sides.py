@@ -168,7 +168,7 @@ class Bench:
 
     def arrange(self, side: Side) -> None:
         """Set the model's layers as a side wants them; the published one takes them as they come."""
-        self.student.accelerate(side.accelerations or Accelerations())
+        self.student.accelerate(side.accelerations or PLAIN)
         if side.accelerations is not None:
             self.prefix(side)
 
@@ -280,9 +280,16 @@ def attention_backward_flops(
     return 2 * attention_flops(query, key, value)
 
 
+def added_product_flops(_: tuple[int, ...], left: tuple[int, ...], right: tuple[int, ...], *__: Any, **___: Any) -> int:
+    """A matrix product added to what is there."""
+    return 2 * left[0] * left[1] * right[1]
+
+
 _aten = torch.ops.aten
-#: torch's counter does not know the CPU's kernel, refuses fewer key heads and counts five products backward.
-ATTENTION = {
+#: torch's counter does not know products in place or the CPU's attention, refuses fewer key heads and counts five
+#: products backward.
+COUNTED = {
+    _aten.addmm_: added_product_flops,
     _aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
     _aten._scaled_dot_product_flash_attention: attention_flops,
     _aten._scaled_dot_product_efficient_attention: attention_flops,
@@ -296,7 +303,7 @@ ATTENTION = {
 
 def counted_flops() -> FlopCounterMode:
     """Counts the matrix products inside a ``with`` block, those of attention alike on every device."""
-    return FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    return FlopCounterMode(display=False, custom_mapping=COUNTED)
 
 
 def cpu_seconds() -> float:

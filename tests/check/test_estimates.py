@@ -59,12 +59,15 @@ def kept_bytes(settings: DistillSettings, builder: SequenceBuilder, words: int) 
     return sum(kept.values()), len(sequence.input_ids) - min(sequence.placeholders)
 
 
+@pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("batch_size", "words"), [(1, 20), (3, 60)])
 def test_the_estimate_of_activations_is_near_what_autograd_keeps(
-    facts: ModelFacts, builder: SequenceBuilder, precision: str, batch_size: int, words: int
+    facts: ModelFacts, builder: SequenceBuilder, precision: str, batch_size: int, words: int, lean: bool
 ) -> None:
-    settings = DistillSettings.load(None, {"precision": precision, "batch_size": batch_size, "device": "cpu"})
+    settings = DistillSettings.load(
+        None, {"precision": precision, "batch_size": batch_size, "device": "cpu", "lean_vision": lean}
+    )
     kept, length = kept_bytes(settings, builder, words)
     need = estimate(settings, facts, longest=length, precision=precision, on_gpu=False)
     logits = batch_size * length * 2048 * 4  # kept too, but a part of its own in the estimate

@@ -58,7 +58,7 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
     tower_layers = vision.num_hidden_layers - 1 if settings.cls_only else vision.num_hidden_layers
     patches = facts.base.family.views * ((vision.image_size // vision.patch_size) ** 2 + 1)
     activations = rows * (
-        _kept(patches, tower_layers, _vision(vision, size, on_gpu=on_gpu), size * vision.hidden_size, settings)
+        _kept(patches, tower_layers, _vision(vision, size, settings, on_gpu=on_gpu), size * vision.hidden_size, settings)
         + _kept(longest, text.num_hidden_layers, _language(text, size), size * text.hidden_size, settings)
     )
     # fp32 logits of a chunk, their gradient and their softmax.
@@ -87,12 +87,17 @@ def _kept(positions: int, layers: int, inside: float, between: float, settings: 
     return positions * layers * inside
 
 
-def _vision(config: Any, size: int, *, on_gpu: bool) -> float:
-    """Bytes a position and layer: LoRA sits on every linear layer, so each keeps its input, also after dropout."""
+def _vision(config: Any, size: int, settings: DistillSettings, *, on_gpu: bool) -> float:
+    """Bytes a position and layer: LoRA sits on every linear layer, so each keeps its input."""
     width, inner = config.hidden_size, config.intermediate_size
-    per_position = size * (18 * width + 4 * inner) + (4 - size) * (5 * width + inner)
+    masks = 5 * width + inner  # of dropout, a byte each
+    if settings.lean_vision:
+        # Both norms' inputs, what q, k and v share, attention's four, fc1's input; GELU's and fc2's.
+        return float(size * (8 * width + 2 * inner) + masks)
+    # Also what comes out of the dropout, and fp32 copies under autocast.
+    per_position = size * (18 * width + 4 * inner) + (4 - size) * masks
     # The fused dropout of a GPU keeps one byte a value.
-    return float(per_position - (size - 1) * (5 * width + inner) if on_gpu else per_position)
+    return float(per_position - (size - 1) * masks if on_gpu else per_position)
 
 
 def _language(config: Any, size: int) -> float:
