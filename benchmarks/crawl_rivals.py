@@ -2,14 +2,15 @@
 
     python crawl_rivals.py SIDE JOB
 
-JOB is a JSON text: ``urls`` (a file, one address a line), ``folder``, ``longest_side``, ``quality``, ``workers``,
-``processes``. Prints ``{"pictures": N, "seconds": S}``; starting Python and its libraries is not counted.
+JOB is a JSON text: ``urls`` (a file, one address a line), ``folder``, ``shrinks``, ``longest_side``, ``quality``,
+``workers``, ``processes``. Prints ``{"pictures": N, "seconds": S}``; starting Python and its libraries is not counted.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ _LOCAL = threading.local()
 
 
 def one(url: str, number: int, job: dict[str, Any]) -> int:
-    """Download, decode, shrink, encode, write: what the published script does, with a session per thread."""
+    """Download, decode, maybe shrink and encode, write: the published script's way, with a session per thread."""
     import requests
     from PIL import Image
 
@@ -31,11 +32,15 @@ def one(url: str, number: int, job: dict[str, Any]) -> int:
     response = _LOCAL.session.get(url, timeout=30)
     if response.status_code != 200:
         return 0
+    path = Path(job["folder"]) / f"{number}.jpg"
     image = Image.open(io.BytesIO(response.content)).convert("RGB")
+    if not job["shrinks"]:
+        path.write_bytes(response.content)
+        return 1
     if max(image.size) > job["longest_side"]:
         scale = job["longest_side"] / max(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    image.save(Path(job["folder"]) / f"{number}.jpg", "JPEG", quality=job["quality"])
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.HAMMING)
+    image.save(path, "JPEG", quality=job["quality"])
     return 1
 
 
@@ -68,7 +73,8 @@ def with_img2dataset(job: dict[str, Any]) -> dict[str, float]:
         output_folder=job["folder"],
         output_format="files",
         image_size=job["longest_side"],
-        resize_mode="keep_ratio_largest",
+        resize_mode="keep_ratio_largest" if job["shrinks"] else "no",
+        skip_reencode=not job["shrinks"],
         resize_only_if_bigger=True,
         encode_quality=job["quality"],
         processes_count=processes,
@@ -86,13 +92,14 @@ def with_img2dataset(job: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Command line."""
     side, job = sys.argv[1], json.loads(sys.argv[2])
-    output = sys.stdout
-    sys.stdout = sys.stderr  # img2dataset prints
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # img2dataset and its processes print
     if side == "img2dataset":
         result = with_img2dataset(job)
     else:
         result = with_requests(job, 1 if side == "one" else job["workers"])
-    output.write(json.dumps(result) + "\n")
+    with output:
+        output.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ What is written again unchanged has the same bytes: ``raw`` keeps unknown keys a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ __all__ = [
     "DESCRIPTIONS_KEY",
     "DESCRIPTION_KEY",
     "NO_TITLE",
+    "URL_KEYS",
     "Conversation",
     "Item",
     "ItemImage",
     "SkipLog",
+    "image_address",
     "item_id_of",
     "read_conversations",
     "read_train_items",
@@ -53,6 +55,9 @@ NO_TITLE = "No Title"
 NO_TITLE_NOTE = "titles missing, taken as 'No Title'"
 DESCRIPTIONS_KEY = "image_descriptions_llava_cleaned"  # of an item in the training file
 DESCRIPTION_KEY = "image_description_llava_cleaned"  # of a row in the validation file
+
+# The addresses of one picture, best first; some entries have only a larger or a smaller one.
+URL_KEYS = ("large", "hi_res", "thumb")
 
 _IMAGE_NAME = re.compile(r"(?P<item_id>.+)_[0-9]+\.[A-Za-z0-9]+")
 
@@ -151,7 +156,7 @@ def read_train_items(path: Path, skipped: SkipLog) -> Iterator[Item]:
         yield Item(
             item_id=item_id,
             title=title,
-            image_urls=tuple(_image_url(entry) for entry in row.images or ()),
+            image_urls=tuple(image_address(entry, URL_KEYS[:2])[0] for entry in row.images or ()),
             descriptions=dict(_descriptions(row, path, place, skipped)),
             where=f"{path}, {place}",
             raw=member.value,
@@ -165,11 +170,17 @@ def _title(title: str | None, skipped: SkipLog) -> str:
     return title
 
 
-def _image_url(entry: object) -> str:
-    """The address in an entry of ``images``: the large picture, or the larger one that some entries have."""
+def image_address(entry: object, keys: Sequence[str] = URL_KEYS) -> tuple[str, str]:
+    """The address in an entry of ``images`` and which of ``keys`` it stands under, the first that has one; else two "".
+
+    A crawl takes a thumbnail where there is nothing else; ``Item.image_urls`` does not count it as a picture.
+    """
     if isinstance(entry, dict):
-        entry = entry.get("large") or entry.get("hi_res")
-    return entry if isinstance(entry, str) else ""
+        for key in keys:
+            address = entry.get(key)
+            if isinstance(address, str) and address.strip():
+                return address, key
+    return (entry, "") if isinstance(entry, str) else ("", "")
 
 
 def _descriptions(row: TrainRow, path: Path, place: str, skipped: SkipLog) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,11 @@ def data_paths(folder: Path, train_metadata: str = TRAIN_METADATA) -> DataPaths:
     }
 
 
+def data_flags(folder: Path) -> str:
+    """The parts of the data set in a folder as flags of a command line."""
+    return " ".join(f"--{name} {path}" for name, path in data_paths(folder).items())
+
+
 def distill_command(folder: Path) -> str:
     """What to call next on a data set: the tiny model, which needs no download."""
-    flags = " ".join(f"--{name} {path}" for name, path in data_paths(folder).items())
-    return f"lavic distill --model tiny {flags}"
+    return f"lavic distill --model tiny {data_flags(folder)}"

@@ -42,7 +42,12 @@ def page(title: str, body: str, *, style: str = "") -> str:
 
 def image_data_url(path: Path) -> str:
     """A JPEG file inside the page."""
-    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    return jpeg_data_url(path.read_bytes())
+
+
+def jpeg_data_url(data: bytes) -> str:
+    """A JPEG's bytes inside the page."""
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def curve_svg(curves: Rows[Curve], *, x: str, y: str, width: int = 760, height: int = 260) -> str:

@@ -57,8 +57,9 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
     rows = settings.batch_size
     tower_layers = vision.num_hidden_layers - 1 if settings.cls_only else vision.num_hidden_layers
     patches = facts.base.family.views * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    inside = _vision(vision, size, settings, on_gpu=on_gpu)
     activations = rows * (
-        _kept(patches, tower_layers, _vision(vision, size, settings, on_gpu=on_gpu), size * vision.hidden_size, settings)
+        _kept(patches, tower_layers, inside, size * vision.hidden_size, settings)
         + _kept(longest, text.num_hidden_layers, _language(text, size), size * text.hidden_size, settings)
     )
     # fp32 logits of a chunk, their gradient and their softmax.

@@ -55,16 +55,29 @@ COMMANDS = (
         ("lavic demo", "lavic demo --seed 7 --output_dir demo-7"),
     ),
     Command(
+        "crawl",
+        "lavic.crawl.config:CrawlSettings",
+        "lavic.crawl.run:run",
+        "Fetch the product pictures that the metadata names, politely, each whole or not at all.",
+        (
+            "lavic crawl --train_data data/item2meta_train.json --val_data data/item2meta_valid.jsonl",
+            "lavic crawl --valid_only --sample 500 --longest_side 672 --rate 20",
+        ),
+        "Run the same command again; it fetches only what is missing.",
+    ),
+    Command(
         "distill",
         "lavic.distill.config:DistillSettings",
         "lavic.distill.run:run",
         "Teach a LLaVA model to describe product pictures from five tokens (stage 1).",
         (
             "lavic distill --batch_size 1 --num_epochs 1 --max_samples 5000",
+            "lavic distill --batch_size 1 --num_epochs 1 --max_samples 5000 --dry_run 20",
             "lavic distill --model tiny --config configs/distill-tiny.yaml",
             "lavic distill --validate_only --adapter out_distilled/vision_lora_adapter_best",
         ),
-        "Run the same command with --resume (and without --overwrite) to go on from the last checkpoint.",
+        "Run the same command with --resume (and without --overwrite) to go on from the last checkpoint; "
+        "with --dry_run or --validate_only, as it is.",
     ),
     Command(
         "check",
@@ -81,7 +94,7 @@ COMMANDS = (
         "lavic.monitor.config:MonitorSettings",
         "lavic.monitor.run:run",
         "Show how a run goes: progress, losses, time left, warnings.",
-        ("lavic monitor", "lavic monitor --output_dir out_distilled --json"),
+        ("lavic monitor", "lavic monitor --follow", "lavic monitor --output_dir out_distilled --json"),
     ),
     Command(
         "toyshop",
@@ -92,13 +105,46 @@ COMMANDS = (
         "Run the same command with --overwrite.",
     ),
     Command(
+        "data stats",
+        "lavic.data.config:StatsSettings",
+        "lavic.data.stats_run:run_stats",
+        "Look before you train: counts, lengths, sizes, duplicates, leaks, and a sheet of products drawn by lot.",
+        (
+            "lavic data stats --conversations data",
+            "lavic data stats --train_data none --val_data none --conversations data/all_beauty --output_dir none",
+        ),
+        "Run the same command with --overwrite.",
+    ),
+    Command(
+        "data subset",
+        "lavic.data.config:SubsetSettings",
+        "lavic.data.run:run_subset",
+        "Take a small part of a data set in which conversations, items and pictures belong together.",
+        (
+            "lavic data subset --category amazon_home --images_per_item 2 --max_items 500 --output_dir small",
+            "lavic data subset --category all_beauty --link --output_dir beauty",
+        ),
+        "Run the same command with --overwrite.",
+    ),
+    Command(
         "data convert",
         "lavic.data.config:ConvertSettings",
         "lavic.data.run:run_convert",
-        "Bring a folder of product photographs into the public data set's format.",
+        "Bring a folder of product photographs into the public data set's format, or that format to Parquet and back.",
         (
             "lavic data convert --source_dir catalogue --output_dir data",
-            "lavic data convert --source_dir catalogue --output_dir data --text captions --valid_share 0.3",
+            "lavic data convert --to parquet --source_dir data --output_dir data-parquet",
+        ),
+        "Run the same command with --overwrite.",
+    ),
+    Command(
+        "data build",
+        "lavic.data.config:BuildSettings",
+        "lavic.data.run:run_build",
+        "Make a data set of another category from Amazon-Reviews-2023 metadata and conversations, ready for a crawl.",
+        (
+            "lavic data build --meta meta_Home_and_Kitchen.jsonl.gz --conversations home.jsonl --output_dir home",
+            "lavic data build --meta meta_Books.jsonl --conversations posts/books --category books --output_dir books",
         ),
         "Run the same command with --overwrite.",
     ),

@@ -73,7 +73,7 @@ def given_flags(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a switch and its ``--no_`` form were both given.
     """
-    flags = {name: value for name, value in values.items() if value is not None}
+    flags = {name: value for name, value in values.items() if value is not None and value != []}
     for name in [name for name in flags if name.startswith(NO) and name.removeprefix(NO) in values]:
         switch = name.removeprefix(NO)
         if flags.pop(name) and flags.setdefault(switch, False):
@@ -91,7 +91,7 @@ def _valued(name: str, field: FieldInfo) -> inspect.Parameter:
         show_default=False,
         hidden=field_extra(field, "hidden"),
     )
-    return _keyword(name, str | None, option)
+    return _keyword(name, list[str] | None if is_list(field) else str | None, option)
 
 
 def _switch(name: str, field: FieldInfo) -> list[inspect.Parameter]:
@@ -131,7 +131,7 @@ def help_text(field: FieldInfo) -> str:
         text += f" Also: {', '.join(f'--{alias}' for alias in aliases)}."
     if field.is_required():
         text += " Required."
-    elif field.default is not None and not isinstance(field.default, bool):
+    elif field.default not in (None, ()) and not isinstance(field.default, bool):
         text += f" Default: {_short(field.default)}."
     elif field.default is True:
         text += " On by default."
@@ -157,6 +157,11 @@ def _plain_type(field: FieldInfo) -> Any:
     if typing.get_origin(annotation) in (Union, UnionType):
         annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
     return typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether the flag may be given again, each time with one more value."""
+    return typing.get_origin(_plain_type(field)) is tuple
 
 
 def is_switch(field: FieldInfo) -> bool:

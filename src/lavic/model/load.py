@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoProcessor,
     AutoTokenizer,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
@@ -90,6 +91,18 @@ def image_processor(source: str) -> Any:
     with _quiet():
         # Two names for one choice: the second came in the middle of transformers 5.
         return AutoImageProcessor.from_pretrained(source, use_fast=False, backend="pil", trust_remote_code=False)
+
+
+def chat_template(source: str) -> str | None:
+    """The checkpoint's chat template: its processor's, else its tokenizer's, else None.
+
+    Raises:
+        ModelError: the processor's files cannot be used.
+    """
+    arguments = {"use_fast": False, "backend": "pil", "trust_remote_code": False}
+    processor = _guarded(source, lambda: AutoProcessor.from_pretrained(source, **arguments))
+    template: str | None = getattr(processor, "chat_template", None)
+    return template
 
 
 def load_base(

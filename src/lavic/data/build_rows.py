@@ -1,0 +1,134 @@
+"""Conversations for a data set that is built: which rows can be used, and to which split each belongs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavic.data.conversation_facts import SPLITS, leaks_of, opening_post
+from lavic.data.splits import split_posts
+from lavic.errors import InputError, NothingLeftError
+from lavic.formats import Conversation, read_conversations
+from lavic.skipped import SkipLog
+
+#: A post that stands in two splits stays in the first of these, so that a published test set stays whole.
+_STRONGEST = ("test", "valid", "train")
+NO_METADATA = "an item that the conversation needs has no usable metadata"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is remembered of a conversation.
+
+    Attributes:
+        split: where it stands, "" if it is yet to be split.
+        index: its place among the usable rows of its file.
+        needed: right items and candidates.
+        mentioned: what else its ``context_items`` name.
+        post: hash of its opening post.
+    """
+
+    path: Path
+    split: str
+    index: int
+    needed: tuple[str, ...]
+    mentioned: tuple[str, ...]
+    post: bytes
+
+
+def conversation_sources(path: Path) -> dict[str, Path]:
+    """Split -> file of a folder; of a single file, "" -> the file.
+
+    Raises:
+        InputError: the folder holds no such file.
+    """
+    if not path.is_dir():
+        return {"": path}
+    found = {split: path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()}
+    if not found:
+        problem = "the folder holds no train.jsonl, valid.jsonl or test.jsonl"
+        raise InputError(problem, where=str(path), remedy="Give --conversations a file, or the folder of a category.")
+    return found
+
+
+def read_all(sources: dict[str, Path], skipped: SkipLog) -> list[Row]:
+    """All rows that have a right item, each once."""
+    rows: list[Row] = []
+    seen: set[bytes] = set()
+    for split, path in sources.items():
+        for index, conversation in enumerate(read_conversations(path, skipped)):
+            where = conversation.where.rpartition(", ")[2]
+            mark = _mark(conversation)
+            if not conversation.gt_items:
+                skipped.add(file=path, where=where, key="gt_items", reason="the conversation has no right item")
+            elif mark in seen:
+                reason = "the conversation stands twice; the first is kept"
+                skipped.add(file=path, where=where, reason=reason)
+            else:
+                seen.add(mark)
+                rows.append(_row(path, split, index, conversation))
+    return rows
+
+
+def _mark(row: Conversation) -> bytes:
+    text = json.dumps([row.context, row.gt_items, row.answer])
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
+
+
+def _row(path: Path, split: str, index: int, row: Conversation) -> Row:
+    needed = dict.fromkeys([*row.gt_items, *(item_id for ids in row.candidates.values() for item_id in ids)])
+    return Row(path, split, index, tuple(needed), row.context_items, opening_post(row.context))
+
+
+def assign_splits(
+    rows: list[Row],
+    catalogue: Container[str],
+    valid_share: float,
+    test_share: float,
+    seed: int,
+    left_out: Counter[str],
+) -> dict[str, list[Row]]:
+    """Split -> rows whose items are all in the catalogue; no opening post stands in two splits.
+
+    Raises:
+        NothingLeftError: nothing to split, or too little.
+    """
+    usable = [row for row in rows if all(item_id in catalogue for item_id in row.needed)]
+    if len(usable) < len(rows):
+        left_out[NO_METADATA] += len(rows) - len(usable)
+    if not usable:
+        problem = f"of {len(rows)} conversations none has all its items in the metadata"
+        raise NothingLeftError(problem, where="--conversations", remedy="Is --meta of the same category?")
+    posts = Counter(row.post for row in usable)
+    if usable[0].split:
+        owner = {row.post: row.split for row in sorted(usable, key=lambda row: -_STRONGEST.index(row.split))}
+    elif len(posts) < 3:
+        problem = f"the usable conversations have {len(posts)} opening posts; three splits need three"
+        raise NothingLeftError(problem, where="--conversations")
+    else:
+        owner = split_posts(posts, valid_share, test_share, seed)
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for row in usable:
+        if row.split in ("", owner[row.post]):
+            splits[owner[row.post]].append(row)
+        else:
+            left_out[f"its opening post stands in {owner[row.post]}.jsonl too"] += 1
+    return {split: each for split, each in splits.items() if each}
+
+
+def chosen_conversations(rows: list[Row], leaks: Counter[str]) -> Iterator[Conversation]:
+    """The rows again, as they were read, in the order of their files; leaks are counted on the way."""
+    wanted: dict[Path, set[int]] = {}
+    for row in rows:
+        wanted.setdefault(row.path, set()).add(row.index)
+    for path, indices in wanted.items():
+        for index, conversation in enumerate(read_conversations(path, SkipLog())):
+            if index in indices:
+                in_text, in_items = leaks_of(conversation)
+                leaks["right_id_in_text"] += in_text
+                leaks["right_id_in_context_items"] += in_items
+                yield conversation

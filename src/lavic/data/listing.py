@@ -1,0 +1,152 @@
+"""Metadata as a list of entries, described or not yet: what stats, subset and Parquet read.
+
+``lavic.formats`` gives training what it can learn from; here an entry without a description counts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lavic.archives import open_text_maybe_zipped
+from lavic.errors import ConfigError, InputError
+from lavic.files import json_line, safe_join
+from lavic.formats import DESCRIPTION_KEY, NO_TITLE, NO_TITLE_NOTE, Item, item_id_of, read_train_items
+from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem, text_problem
+from lavic.skipped import SkipLog
+
+PARTS = ("train", "valid")
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item of the training file, or a line (one picture) of the validation file.
+
+    Attributes:
+        images: image_name -> image_description, "" where there is none yet; in the order of their numbers in a
+            training file's ``images``, then what only the descriptions name.
+        where: "item ID" or "line N".
+    """
+
+    item_id: str
+    title: str
+    images: Mapping[str, str]
+    where: str
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+class _PictureRow(PublicRow):
+    """A line of ``item2meta_valid.jsonl``, with or without its description."""
+
+    image_name: str
+    title: str | None = None
+    image: str | None = None
+    image_description_llava_cleaned: Any = None
+
+
+def read_entries(part: str, path: Path, skipped: SkipLog) -> Iterator[Entry]:
+    """The entries of a metadata file, one at a time.
+
+    Args:
+        part: ``train`` (one JSON object) or ``valid`` (JSON lines).
+
+    Raises:
+        InputError: the file as a whole cannot be used; a bad entry is only listed.
+    """
+    return _train_entries(path, skipped) if part == "train" else _valid_entries(path, skipped)
+
+
+def _train_entries(path: Path, skipped: SkipLog) -> Iterator[Entry]:
+    for item in read_train_items(path, skipped):
+        images = {name: item.descriptions.get(name, "") for name in image_names(item)}
+        yield Entry(item.item_id, item.title, images, f"item {item.item_id}", item.raw or {})
+
+
+def image_names(item: Item) -> tuple[str, ...]:
+    """``ID_i.jpg`` of every address, then the described ones that are named otherwise."""
+    numbered = [f"{item.item_id}_{index}.jpg" for index, url in enumerate(item.image_urls) if url]
+    described = sorted(set(item.descriptions) - set(numbered), key=number_first)
+    return (*numbered, *described)
+
+
+def number_first(image_name: str) -> tuple[int, str]:
+    """A key to sort image names by: ``ID_2.jpg`` comes before ``ID_10.jpg``."""
+    digits = Path(image_name).stem.rpartition("_")[2]
+    return (int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 10**10, image_name)
+
+
+def _valid_entries(path: Path, skipped: SkipLog) -> Iterator[Entry]:
+    for number, value in read_rows(path, skipped):
+        place = f"line {number}"
+        row, key, reason = check_row(_PictureRow, value)
+        if row is not None:
+            key, reason = "image_name", name_problem(row.image_name)
+            if not reason:
+                key, reason = "title", surrogate_problem(row.title or "")
+        if row is None or reason:
+            skipped.add(file=path, where=place, key=key, reason=reason)
+            continue
+        title = row.title if row.title and row.title.strip() else NO_TITLE
+        if title is NO_TITLE:
+            skipped.note(NO_TITLE_NOTE)
+        text = value.get(DESCRIPTION_KEY)
+        description = str(text) if not text_problem(text) else ""
+        yield Entry(item_id_of(row.image_name), title, {row.image_name: description}, place, value)
+
+
+def rewritten(part: str, entries: Iterable[tuple[str, Mapping[str, Any]]], ascii_only: bool) -> Iterator[bytes]:
+    """A metadata file's bytes, entry by entry: one object on one line (training), or lines (validation)."""
+    if part == "valid":
+        for _, raw in entries:
+            yield json_line(raw)
+        return
+    before = b"{"
+    for item_id, raw in entries:
+        # json_line of a one-member object, without its braces and line end, is the member.
+        yield before + json_line({item_id: raw}, ascii_only=ascii_only)[1:-2]
+        before = b", "
+    yield b"{}" if before == b"{" else b"}"
+
+
+def picture_path(folder: Path, image_name: str) -> Path | None:
+    """Where a picture lies, or None if there is no ordinary file of this name with something in it."""
+    try:
+        path = safe_join(folder, image_name)
+        return path if path.is_file() and path.stat().st_size > 0 else None
+    except (InputError, OSError):
+        return None
+
+
+def is_ascii(path: Path) -> bool:
+    """Whether a metadata file holds no byte beyond ASCII, so that writing it again must escape."""
+    with open_text_maybe_zipped(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            if not chunk.isascii():
+                return False
+    return True
+
+
+def require_file(path: Path | None, flag: str) -> None:
+    """Refuse a metadata file that is not there.
+
+    Raises:
+        ConfigError: with the flag.
+    """
+    if path is not None and not path.exists():
+        remedy = f"Name the file with {flag}, or leave it out with `{flag} none`."
+        raise ConfigError("there is no such file", where=str(path), remedy=remedy)
+
+
+def require_folder(path: Path | None, flag: str) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        ConfigError: with the flag.
+    """
+    if path is not None and not path.is_dir():
+        problem = "this is not a folder" if path.exists() else "there is no such folder"
+        remedy = f"Name the folder with {flag}, or leave it out with `{flag} none`."
+        raise ConfigError(problem, where=str(path), remedy=remedy)

@@ -1,0 +1,207 @@
+"""robots.txt by the examples of RFC 9309, X-Robots-Tag, Retry-After; and all three against a server."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hostile_server import (
+    HostileServer,
+    Request,
+    crawl_words,
+    one_after_another,
+    picture_bytes,
+    rows_of,
+    sends,
+    slowly,
+    write_valid,
+)
+
+from lavic.cli.main import run_command_line
+from lavic.crawl.politeness import forbids_ai, parse_robots, retry_after_s
+
+GOOD = picture_bytes()
+# RFC 9309, 5.1
+SIMPLE = """
+User-Agent: *
+Disallow: *.gif$
+Disallow: /example/
+Allow: /publications/
+
+User-Agent: foobot
+Disallow:/
+Allow:/example/page.html
+Allow:/example/allowed.gif
+
+User-Agent: barbot
+User-Agent: bazbot
+Disallow: /example/page.html
+
+User-Agent: quxbot
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "path", "allowed"),
+    [
+        ("lavic", "/example/x", False),
+        ("lavic", "/a/b.gif", False),
+        ("lavic", "/a/b.gif?c", True),
+        ("lavic", "/publications/x", True),
+        ("lavic", "/", True),
+        ("foobot", "/example/page.html", True),
+        ("FooBot", "/anything", False),
+        ("bazbot", "/example/page.html", False),
+        ("bazbot", "/example/allowed.gif", True),
+        ("quxbot", "/example/", True),
+    ],
+)
+def test_robots_txt_is_read_as_rfc_9309_says(agent: str, path: str, allowed: bool) -> None:
+    assert parse_robots(SIMPLE, agent).allows(path) is allowed
+
+
+def test_the_longest_rule_holds_and_a_tie_allows() -> None:
+    # RFC 9309, 5.2
+    rules = parse_robots("User-agent: foobot\nAllow: /example/page/\nDisallow: /example/page/x.gif", "foobot")
+    assert rules.allows("/example/page/")
+    assert not rules.allows("/example/page/x.gif")
+    assert parse_robots("User-agent: *\nDisallow: /a\nAllow: /a", "lavic").allows("/a")
+
+
+def test_a_pattern_made_to_be_slow_is_not() -> None:
+    rules = parse_robots("User-agent: *\nDisallow: /" + "*a" * 500 + "*b$", "lavic")
+    begun = time.process_time()
+    assert rules.allows("/" + "a" * 5000)
+    assert time.process_time() - begun < 5  # a backtracking search would need years
+
+
+def test_robots_txt_that_is_no_such_file_allows_all() -> None:
+    assert parse_robots("<html><body>Welcome: home</body></html>", "lavic").allows("/a.jpg")
+    assert parse_robots("\ufeffUser-agent: *\r\nDisallow: /", "lavic").allows("/a.jpg") is False
+    assert parse_robots("User-agent: *\nCrawl-delay: 2.5\nDisallow:", "lavic").crawl_delay_s == 2.5
+
+
+@pytest.mark.parametrize(
+    ("tags", "forbidden"),
+    [
+        (["noai"], True),
+        (["noindex, NoImageAI"], True),
+        (["noindex", "noai"], True),
+        (["lavic: noai"], True),
+        (["*: noai"], True),
+        (["otherbot: noai"], False),
+        (["noindex, nofollow"], False),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST"], False),
+        ([], False),
+    ],
+)
+def test_x_robots_tag(tags: list[str], forbidden: bool) -> None:
+    assert forbids_ai(tags, "lavic") is forbidden
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    now = datetime(2026, 1, 31, 10, 0, 0, tzinfo=UTC)
+    assert retry_after_s("120") == 120
+    assert retry_after_s("Sat, 31 Jan 2026 10:01:30 GMT", now) == 90
+    assert retry_after_s("Sat, 31 Jan 2026 09:00:00 GMT", now) == 0
+    for nonsense in (None, "", "soon", "-5", "9" * 40, "1e9"):
+        assert retry_after_s(nonsense) is None
+
+
+# -- against a server ----------------------------------------------------------------------------------------
+
+
+def test_robots_txt_is_obeyed_and_asked_for_once(tmp_path: Path) -> None:
+    robots = sends(b"User-agent: lavic\nDisallow: /secret/\n")
+    with HostileServer({"/robots.txt": robots}) as server:
+        server.default = sends(GOOD)
+        write_valid(
+            tmp_path, {f"a_{i}.jpg": server.url(f"/secret/{i}") for i in range(5)} | {"b_0.jpg": server.url("/b")}
+        )
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert server.asked.count("/robots.txt") == 1
+        assert [path for path in server.asked if "secret" in path] == []
+        assert rows_of(tmp_path)["a_0.jpg"]["error"] == "robots"
+        assert run_command_line(crawl_words(tmp_path, ignore_robots=True)) == 0
+        assert server.times("/robots.txt") == 1
+
+
+def test_a_host_whose_robots_txt_is_in_trouble_is_not_crawled_now(tmp_path: Path) -> None:
+    with HostileServer({"/robots.txt": sends(b"", 503), "/a": sends(GOOD)}) as server:
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert server.times("/a") == 0
+    row = rows_of(tmp_path)["a_0.jpg"]
+    assert (row["error"], row["passing"], row["attempts"]) == ("http_503", True, 3)
+
+
+def test_noai_can_be_ignored_with_a_flag(tmp_path: Path) -> None:
+    with HostileServer({"/a": sends(GOOD, X_Robots_Tag="noai")}) as server:
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        assert run_command_line(crawl_words(tmp_path, ignore_x_robots_tag=True)) == 0
+
+
+def test_no_more_than_per_host_at_a_time_over_connections_that_are_used_again(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        server.default = slowly(sends(GOOD), 0.02)
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(40)})
+        assert run_command_line(crawl_words(tmp_path, per_host=3, workers=16, timeout_s=10)) == 0
+        assert server.most_at_once == 3
+        assert server.connections <= 4  # one more for robots.txt, at most; not 41
+
+
+def test_a_rate_is_kept(tmp_path: Path) -> None:
+    moments: list[float] = []
+
+    async def noted(request: Request) -> None:
+        moments.append(time.monotonic())
+        await request.answer(GOOD)
+
+    with HostileServer({"/robots.txt": noted}) as server:
+        server.default = noted
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(8)})
+        assert run_command_line(crawl_words(tmp_path, rate=20, timeout_s=10)) == 0
+    assert len(moments) == 9
+    assert moments[-1] - moments[0] > 8 * 0.05 * 0.9
+
+
+def test_retry_after_makes_everyone_wait(tmp_path: Path) -> None:
+    moments: list[float] = []
+
+    async def busy(request: Request) -> None:
+        moments.append(time.monotonic())
+        await request.answer(b"", 429, Retry_After="1")
+
+    async def good(request: Request) -> None:
+        moments.append(time.monotonic())
+        await request.answer(GOOD)
+
+    with HostileServer({"/0": one_after_another(busy, good)}) as server:
+        server.default = good
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(4)})
+        assert run_command_line(crawl_words(tmp_path, workers=1, ignore_robots=True)) == 0
+    # The first is refused; all others, the second try included, come a second later.
+    assert len(moments) == 5
+    assert min(moments[1:]) - moments[0] >= 0.99
+
+
+def test_a_host_that_asks_for_hours_is_left_alone(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        server.default = sends(b"", 503, Retry_After="7200")
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(20)})
+        assert run_command_line(crawl_words(tmp_path, workers=1, ignore_robots=True)) == 1
+        assert len(server.asked) == 1
+    rows = rows_of(tmp_path)
+    assert {row["error"] for row in rows.values()} <= {"http_503", "host_down", "deadline"}
+    assert all(row["passing"] for row in rows.values())
+
+
+def test_a_dead_host_is_given_up_for_a_while(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        port = server.port
+    write_valid(tmp_path, {f"a_{i}.jpg": f"http://127.0.0.1:{port}/{i}" for i in range(30)})
+    assert run_command_line(crawl_words(tmp_path, workers=1, dead_after=3, retries=0, ignore_robots=True)) == 1
+    errors = [row["error"] for row in rows_of(tmp_path).values()]
+    assert (errors.count("connect"), errors.count("host_down")) == (3, 27)

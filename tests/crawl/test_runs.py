@@ -1,0 +1,232 @@
+"""Runs after runs: only what is missing is asked for, nothing is deleted, exit codes and sentences."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile_server import (
+    HostileServer,
+    Request,
+    crawl_words,
+    names_in,
+    one_after_another,
+    picture_bytes,
+    rows_of,
+    sends,
+    write_valid,
+)
+from small_world import refused
+
+from lavic.cli.main import run_command_line
+
+GOOD = picture_bytes()
+
+
+def asked(server: HostileServer) -> list[str]:
+    """What was asked for since the last call, sorted, without robots.txt."""
+    paths = sorted(path for path in server.asked if path != "/robots.txt")
+    server.asked.clear()
+    return paths
+
+
+def test_a_second_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+    with HostileServer({"/a": sends(GOOD), "/b": one_after_another(sends(b"", 404), sends(GOOD))}) as server:
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a"), "b_0.jpg": server.url("/b")})
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert asked(server) == ["/a", "/b"]
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        assert asked(server) == ["/b"]
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        assert server.asked == []
+    rows = rows_of(tmp_path)
+    assert {name: row["status"] for name, row in rows.items()} == {"a_0.jpg": "ok", "b_0.jpg": "ok"}
+    assert rows["a_0.jpg"]["sha256"] == hashlib.sha256(GOOD).hexdigest()
+
+
+def test_retry_failed_asks_only_where_the_reason_may_have_passed(tmp_path: Path) -> None:
+    handlers = {"/gone": sends(b"", 404), "/page": sends(b"<html>"), "/busy": sends(b"", 503), "/a": sends(GOOD)}
+    with HostileServer(handlers) as server:
+        urls = {f"{path[1:]}_0.jpg": server.url(path) for path in handlers}
+        write_valid(tmp_path, urls)
+        assert run_command_line(crawl_words(tmp_path, retries=0)) == 1
+        asked(server)
+        write_valid(tmp_path, urls | {"new_0.jpg": server.url("/a")})
+        server.routes["/busy"] = sends(GOOD)
+        assert run_command_line(crawl_words(tmp_path, retry_failed=True)) == 1
+        assert asked(server) == ["/busy"]
+    assert names_in(tmp_path / "valid_images") == {"a_0.jpg", "busy_0.jpg"}
+    assert rows_of(tmp_path)["gone_0.jpg"]["error"] == "http_404"
+
+
+def test_refresh_sends_the_etag_and_keeps_what_has_not_changed(tmp_path: Path) -> None:
+    new = picture_bytes(number=9)
+
+    async def tagged(request: Request) -> None:
+        if request.headers.get("if-none-match") == '"1"':
+            await request.answer(b"", 304)
+        else:
+            await request.answer(GOOD, ETag='"1"')
+
+    handlers = {"/same": tagged, "/new": one_after_another(sends(GOOD, ETag='"2"'), sends(new, ETag='"3"'))}
+    handlers["/dies"] = one_after_another(sends(GOOD, ETag='"4"'), sends(b"", 404))
+    with HostileServer(handlers) as server:
+        write_valid(tmp_path, {f"{path[1:]}_0.jpg": server.url(path) for path in handlers})
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        asked(server)
+        # All pictures are there in the end, also the one that its host no longer has.
+        assert run_command_line(crawl_words(tmp_path, refresh=True)) == 0
+        assert asked(server) == ["/dies", "/new", "/same"]
+        assert [headers.get("if-none-match") for headers in server.headers["/new"]] == [None, '"2"']
+    folder, rows = tmp_path / "valid_images", rows_of(tmp_path)
+    assert (folder / "same_0.jpg").read_bytes() == (folder / "dies_0.jpg").read_bytes() == GOOD
+    assert (folder / "new_0.jpg").read_bytes() == new
+    facts = {name: (row["status"], row["etag"], row["sha256"]) for name, row in rows.items()}
+    old = hashlib.sha256(GOOD).hexdigest()
+    assert facts == {
+        "same_0.jpg": ("unchanged", '"1"', old),
+        "new_0.jpg": ("ok", '"3"', hashlib.sha256(new).hexdigest()),
+        "dies_0.jpg": ("failed", '"4"', old),
+    }
+    assert rows["dies_0.jpg"]["kept"] is True
+
+
+def test_files_that_others_made_are_left_alone_unless_they_are_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "valid_images"
+    folder.mkdir()
+    (folder / "mine_0.jpg").write_bytes(b"<html>saved as a picture")
+    (folder / "empty_0.jpg").write_bytes(b"")
+    (folder / "notes.txt").write_text("keep me")
+    with HostileServer() as server:
+        server.default = sends(GOOD)
+        write_valid(tmp_path, {"mine_0.jpg": server.url("/mine"), "empty_0.jpg": server.url("/empty")})
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        assert asked(server) == ["/empty"]
+        assert (folder / "mine_0.jpg").read_bytes() == b"<html>saved as a picture"
+        assert rows_of(tmp_path)["mine_0.jpg"]["status"] == "present"
+        assert run_command_line(crawl_words(tmp_path, check_existing=True)) == 0
+        assert asked(server) == ["/mine"]
+    assert (folder / "mine_0.jpg").read_bytes() == GOOD
+    assert names_in(folder) == {"mine_0.jpg", "empty_0.jpg", "notes.txt"}
+
+
+def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "valid_images", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / "link_0.jpg").symlink_to(outside / "stolen.jpg")
+    (folder / "dir_0.jpg").mkdir()
+    with HostileServer() as server:
+        server.default = sends(GOOD)
+        names = ["../up_0.jpg", "/etc/up_0.jpg", ".hidden_0.jpg", "a\x00b_0.jpg", "link_0.jpg", "dir_0.jpg", "x" * 300]
+        write_valid(tmp_path, {name: server.url(f"/{i}") for i, name in enumerate(names)})
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert asked(server) == []
+    assert {name: row["error"] for name, row in rows_of(tmp_path).items()} == dict.fromkeys(
+        ("link_0.jpg", "dir_0.jpg"), "bad_name"
+    )
+    listed = [json.loads(line) for line in (tmp_path / "crawl_skipped.jsonl").read_text().splitlines()]
+    assert len(listed) == 5
+    assert list(outside.iterdir()) == []
+
+
+def test_a_crawl_that_is_pointless_stops_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with HostileServer() as server:
+        server.default = sends(b"", 403)
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(400)})
+        assert run_command_line(crawl_words(tmp_path, stop_after=50, workers=4, ignore_robots=True)) == 1
+        assert 50 <= len(server.asked) <= 50 + 2 * 4 + 4
+    out, err = capsys.readouterr()
+    assert "50 of the last 50 pictures failed for the same reason (http_403), so the crawl stops here." in err
+    assert "--user_agent" in err
+    assert "missing" in out
+    assert out.splitlines()[-1].startswith("Next: mend the cause")
+
+
+def test_a_mixture_of_reasons_stops_nothing(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        server.default = sends(b"", 403)
+        server.routes |= {f"/{i}": sends(GOOD) for i in range(0, 60, 10)}
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(60)})
+        assert run_command_line(crawl_words(tmp_path, stop_after=20, workers=1, ignore_robots=True)) == 1
+        assert len(server.asked) == 60
+
+
+def test_the_summary_and_the_json_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with HostileServer({"/a": sends(GOOD), "/b": sends(b"", 404), "/c": sends(b"", 503)}) as server:
+        write_valid(tmp_path, {f"{name}_0.jpg": server.url(f"/{name}") for name in "abc"})
+        assert run_command_line([*crawl_words(tmp_path), "--json"]) == 1
+        document = json.loads(capsys.readouterr().out)
+        assert {key: document[key] for key in ("pictures", "fetched", "failed", "missing", "reasons")} == {
+            "pictures": 3,
+            "fetched": 1,
+            "failed": 2,
+            "missing": 2,
+            "reasons": {"http_404": 1, "http_503": 1},
+        }
+        assert run_command_line(crawl_words(tmp_path)) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Next: the same command with --retry_failed asks again for 1 whose reason may have passed."
+
+
+def test_a_name_resolved_inside_is_refused(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        server.default = sends(GOOD)
+        write_valid(tmp_path, {"a_0.jpg": f"http://localhost:{server.port}/a"})
+        assert run_command_line(crawl_words(tmp_path, allow_private="10.0.0.0/8")) == 1
+        assert server.connections == 0
+        assert rows_of(tmp_path)["a_0.jpg"]["error"] == "not_allowed_address"
+        assert run_command_line(crawl_words(tmp_path)) == 0
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_valid(tmp_path, {"a_0.jpg": "http://127.0.0.1:1/a"})
+    (tmp_path / "valid_images").mkdir()
+    with (tmp_path / "valid_images" / ".lavic.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is writing here. Wait until it ends, or name another folder." in refused(capsys, crawl_words(tmp_path))
+    with (tmp_path / "crawl_report.jsonl").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another run is writing here" in refused(capsys, crawl_words(tmp_path))
+
+
+def test_a_file_that_is_no_report_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_valid(tmp_path, {"a_0.jpg": "http://127.0.0.1:1/a"})
+    sentence = refused(capsys, crawl_words(tmp_path, report=tmp_path / "item2meta_valid.jsonl"))
+    assert "line 1: the line is not a row of a crawl's report. Name another --report" in sentence
+    assert json.loads((tmp_path / "item2meta_valid.jsonl").read_text())["image_name"] == "a_0.jpg"
+
+
+def test_shards_hold_all_pictures_once_over_several_runs(tmp_path: Path) -> None:
+    import tarfile
+
+    with HostileServer() as server:
+        for i in range(7):
+            server.routes[f"/{i}"] = sends(picture_bytes(number=i))
+        urls = {f"a.{i}_0.jpg": server.url(f"/{i}") for i in range(7)}
+        urls["b_0.png"] = server.url("/gone")
+        write_valid(tmp_path, urls)
+        words = crawl_words(tmp_path, output="webdataset", shard_size=3)
+        assert run_command_line(words) == 1
+        asked(server)
+        server.routes["/gone"] = sends(picture_bytes("PNG"))
+        assert run_command_line(words) == 0
+        assert asked(server) == ["/gone"]
+    folder = tmp_path / "valid_images"
+    assert names_in(folder) == {f"shard-{i:06d}.tar" for i in range(4)}
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            names = archive.getnames()
+            assert all(name.count(".") == 1 for name in names)  # one key, one ending
+            for name in names[1::2]:
+                facts = json.loads(archive.extractfile(name).read())  # type: ignore[union-attr]
+                data = archive.extractfile(name.replace(".json", ".jpg")).read()  # type: ignore[union-attr]
+                assert hashlib.sha256(data).hexdigest() == facts["sha256"]
+                assert rows_of(tmp_path)[facts["image_name"]]["shard"] == path.name
+                found[facts["image_name"]] = facts
+    assert set(found) == set(urls)
