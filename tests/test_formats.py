@@ -321,8 +321,6 @@ def test_bad_training_files(
     assert caught.value.sentence == f"{path}{where}: {problem}"
 
 
-# ijson's parser in Python complains once more, to nobody, when what is left of it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_training_file_cut_anywhere_is_an_input_error(tmp_path: Path, log: SkipLog) -> None:
     data = json.dumps(TRAIN, ensure_ascii=False).encode()
     path = tmp_path / "train.json"

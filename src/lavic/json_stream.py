@@ -67,10 +67,14 @@ def stream_members(path: Path) -> Iterator[Member]:
             # takes (1E99999999999999999999, 5,000 digits) ends the process with a segmentation fault.
             yield from _members(halves.restored(ijson.basic_parse(source, use_float=True)), place, path)
         except _PARSE_ERRORS as error:
+            if source.trouble is not None:
+                raise source.trouble from None
             # An archive tells only at its end that it is damaged, which explains more than the text does.
             while stream.read(_DRAIN_BYTES):
                 pass
             raise _explain(place, source.lines if source.at_end else None, path) from error
+        if source.trouble is not None:
+            raise source.trouble
 
 
 @dataclass
@@ -121,7 +125,11 @@ class _Halves:
 
 
 class _Utf8Source:
-    """Hands bytes on after looking whether they are UTF-8, which the parser reports without a place."""
+    """Hands bytes on after looking whether they are UTF-8, which the parser reports without a place.
+
+    An error of the file is kept for the reader and looks like the end to the parser: one that is raised through
+    ijson's Python parser leaves it half-way, and it complains on its own when it is collected.
+    """
 
     def __init__(self, stream: io.BufferedReader, path: Path, halves: _Halves) -> None:
         self._stream = stream
@@ -131,13 +139,17 @@ class _Utf8Source:
         self._offset = 0
         self.lines = 1
         self.at_end = False
+        self.trouble: InputError | None = None
 
     def read(self, size: int = -1) -> bytes:
         if size == 0:
             return b""
         ready = b""
-        while not ready and not self.at_end:  # an empty answer would mean the end
-            ready = self._halves.hidden(self._read(size))
+        try:
+            while not ready and not self.at_end:  # an empty answer would mean the end
+                ready = self._halves.hidden(self._read(size))
+        except InputError as error:
+            self.trouble, self.at_end = error, True
         return ready
 
     def _read(self, size: int) -> bytes:
