@@ -55,12 +55,12 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 20
 
 # PyTorch goes first: a later `pip install` then finds it and does not fetch the several GB of another build.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "lavic needs Python 3.11 or newer; name one with PYTHON=... ." >&2; exit 2; }
 	@$(VENV)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV_ARGS) $(VENV)
 	@$(VENV)/bin/python -c 'import torch' 2> /dev/null \
 	  || { echo "Installing $(TORCH) into $(VENV): some minutes."; $(PIP) install --quiet $(TORCH_ARGS) '$(TORCH)'; }
 	@echo "Installing lavic and its other dependencies into $(VENV)."
-	@$(PIP) install --quiet -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)

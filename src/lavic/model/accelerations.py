@@ -31,6 +31,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lavic.errors import ConfigError
+from lavic.model.past import PAST_NAMES
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def arrange_layers(layers: Iterable[nn.Module], accelerations: Accelerations) ->
 
 def _with_own_past(forward: Callable[..., Any], number: int, *args: Any, **kwargs: Any) -> Any:
     """A layer's forward pass with the past of this layer alone: one looked up by number would be compiled for each."""
-    past = kwargs.get("past_key_values")
-    if past is not None:
-        kwargs["past_key_values"] = past.layer(number)
+    for name in PAST_NAMES:
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name].layer(number)
     return forward(*args, **kwargs)
 
 

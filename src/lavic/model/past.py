@@ -7,12 +7,17 @@ together with its own, and remembers nothing.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]
+#: What the library calls the argument that carries what lies before: since 5.24, and until then.
+PAST_NAMES = ("cache", "past_key_values")
 
 
 class LayerPast:
@@ -61,6 +66,12 @@ class Past:
         return self.layer(layer_idx).update(keys, values)
 
 
+@cache
+def _past_name(forward: Callable[..., Any]) -> str:
+    """Which of ``PAST_NAMES`` a forward function takes."""
+    return next(name for name in PAST_NAMES if name in inspect.signature(forward).parameters)
+
+
 def _behind(before: Tensor, own: Tensor) -> Tensor:
     return torch.cat([before.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=2)
 
@@ -94,8 +105,8 @@ def run_behind(
         inputs_embeds=embeds,
         attention_mask=(places <= own[:, None])[None, None] if mask is None else mask,
         position_ids=own[None] if position_ids is None else position_ids,
-        past_key_values=past,
         use_cache=False,
+        **{_past_name(type(language_model).forward): past},
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
