@@ -209,3 +209,35 @@ def common_start(first: list[int], second: list[int]) -> int:
     while length < min(len(first), len(second)) and first[length] == second[length]:
         length += 1
     return length
+
+
+# -- learning from a teacher's probabilities -----------------------------------------------------------------
+
+
+def heated(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities of one place, [vocabulary], flattened: p to the power 1 / temperature, summing to 1."""
+    powers = softmax(logits) ** (1 / temperature)
+    return powers / powers.sum()
+
+
+def kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """Sum of p ln(p / q) over the outcomes of two distributions; 0 ln 0 is 0."""
+    return torch.stack([p * torch.log(p / q) for p, q in zip(teacher, student, strict=True) if p > 0]).sum()
+
+
+def whole_divergence(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Over the whole vocabulary, of one place."""
+    return temperature**2 * kl(heated(teacher_logits, temperature), heated(student_logits, temperature))
+
+
+def coarse_divergence(
+    teacher_logits: Tensor, student_logits: Tensor, top: list[int], temperature: float = 1.0
+) -> Tensor:
+    """Over the tokens of ``top`` and one bucket for all others, of one place; the heat comes behind the bucket."""
+    sides = []
+    for logits in (teacher_logits, student_logits):
+        p = softmax(logits)
+        others = [p[token] for token in range(len(p)) if token not in top]
+        outcomes = torch.stack([*(p[token] for token in top), torch.stack(others).sum()]) ** (1 / temperature)
+        sides.append(outcomes / outcomes.sum())
+    return temperature**2 * kl(*sides)

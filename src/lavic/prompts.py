@@ -42,8 +42,8 @@ class Prompts:
         "Assistant:"
     )
     describe: str = (
-        "Describe the product in this picture: kind, colour, pattern, material, shape and details. "
-        "Say only what can be seen."
+        "Describe the product in this picture: kind, colour, pattern, material, shape, details and style. "
+        "Say only what can be seen: no title, no guesses."
     )
     recommend: str = (
         "You recommend products. Read the conversation and answer with the ID of the one candidate that fits.\n"

@@ -17,6 +17,7 @@ from lavic.distill.task import DistillTask
 from lavic.errors import NothingLeftError
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters
+from lavic.model.losses import Objective, TeacherTokens
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
@@ -88,6 +89,37 @@ def one_step(parts: dict[str, Any], batch_size: int, accumulation: int, **more: 
 def test_accumulated_uneven_micro_batches_are_one_batch(parts: dict[str, Any], batch_size: int, accumulation: int):
     loss, gradients = one_step(parts, 7, 1)
     found, found_gradients = one_step(parts, batch_size, accumulation)
+    assert found == pytest.approx(loss, rel=1e-10)
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        torch.testing.assert_close(found_gradients[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+class DrawnTeacher:
+    """Stands for a store: four likeliest tokens at each place, drawn, the same for a sample each time."""
+
+    def tokens_of(self, samples: list[Sample]) -> TeacherTokens:
+        ids, log_probs = [], []
+        for sample in samples:
+            generator = torch.Generator().manual_seed(int(sample.name[0]))
+            logits = 3 * torch.randn(sample.sequence.target_tokens, 500, generator=generator)
+            top = logits.log_softmax(-1).topk(4, -1)
+            ids.append(top.indices)
+            log_probs.append(top.values)
+        known = torch.cat(log_probs)
+        return TeacherTokens(torch.cat(ids), known, (1 - known.exp().sum(-1)).log())
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(6, 2), (2, 4), (1, 7)])
+@pytest.mark.parametrize("nll", [0.0, 1.0], ids=["kl", "nll+kl"])
+def test_with_a_teacher_too_uneven_micro_batches_are_one_batch(
+    parts: dict[str, Any], nll: float, batch_size: int, accumulation: int
+):
+    learnt = {"teacher": DrawnTeacher(), "objective": Objective(nll=nll, kl=0.7, temperature=2.0)}
+    loss, gradients = one_step(parts, 7, 1, **learnt)
+    assert loss != pytest.approx(one_step(parts, 7, 1)[0], rel=1e-3), "another loss than that of the text"
+    found, found_gradients = one_step(parts, batch_size, accumulation, **learnt)
     assert found == pytest.approx(loss, rel=1e-10)
     for name, gradient in gradients.items():
         scale = float(gradient.abs().max())

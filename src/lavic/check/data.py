@@ -17,6 +17,10 @@ def judge(found: DataSet, *, max_left_out: float, max_length: int) -> list[Findi
     rows += [_texts(found), _pictures(found)]
     if found.tokenised:
         rows.append(_tokens(found, max_length))
+    if found.untaught:
+        facts = reasons(Counter(reason for _, reason in found.untaught))
+        remedy = "Those are left out: run lavic describe with --top_logits again, or go without."
+        rows.append(warning(f"{found.place.part} descriptions of the teacher", *facts, remedy=remedy))
     return [*rows, _usable(found, max_left_out)]
 
 
@@ -167,6 +171,7 @@ def counts_of(found: DataSet) -> Counts:
         "pictures_decoded": found.pictures.decoded,
         "pictures_broken": len(found.pictures.broken),
         "too_long": len(found.too_long),
+        "not_in_teachers_probabilities": len(found.untaught),
         "samples": len(found.samples),
         "left_out": found.left_out,
         "tokens": token_statistics(found),

@@ -11,6 +11,7 @@ from pathlib import Path
 from lavic.check.pictures import PictureReport, look_at_pictures
 from lavic.console import Console
 from lavic.distill.samples import collect_samples
+from lavic.distill.teacher import NOT_STORED, OTHER_TEXT, TeacherStore
 from lavic.errors import InputError
 from lavic.formats import NO_TITLE_NOTE, ItemImage
 from lavic.model.sequences import Sequence, SequenceBuilder
@@ -73,7 +74,7 @@ class DataSet:
             as far as ``max_samples`` goes).
         read: described pictures in the metadata.
         left_out_rows: rows of the metadata that cannot be used, by reason.
-        missing, too_long: (picture name, reason) of described pictures that give no sample.
+        missing, too_long, untaught: (picture name, reason) of described pictures that give no sample.
         unfit: all of them, and those whose picture is broken.
         samples: what the run will use, broken pictures excluded.
         names: of all described pictures.
@@ -89,6 +90,7 @@ class DataSet:
     empty: int = 0
     missing: list[tuple[str, str]] = field(default_factory=list)
     too_long: list[tuple[str, str]] = field(default_factory=list)
+    untaught: list[tuple[str, str]] = field(default_factory=list)
     unfit: list[tuple[str, str]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     names: Counter[str] = field(default_factory=Counter)
@@ -128,12 +130,17 @@ def look_at(
     max_length: int,
     seed: int,
     thorough: bool,
+    teacher: TeacherStore | None = None,
 ) -> DataSet:
-    """Read one data set and look at its pictures; never raises for what is wrong with them.
+    """Read one data set and look at its pictures; never raises for what is wrong with the pictures.
 
     Args:
         images: a reader of ``lavic.formats`` on the metadata, which lists in ``skipped``.
         builder: None if the model's tokenizer cannot be had.
+        teacher: what the run will learn from.
+
+    Raises:
+        InputError: the teacher's probabilities stand at other tokens.
     """
     found = DataSet(place, tokenised=builder is not None)
     sifted = Listed()
@@ -145,13 +152,16 @@ def look_at(
             sifted,
             max_length=max_length,
             max_samples=place.max_samples,
+            teacher=teacher if builder is not None else None,
         )
     found.left_out_rows = Counter(skipped.by_reason)
     found.empty = skipped.by_reason[_EMPTY_TEXT]
     found.titles_missing = skipped.notes[NO_TITLE_NOTE]
     found.unfit = list(sifted.rows)
     for name, reason in sifted.rows:
-        (found.too_long if _TOO_LONG in reason else found.missing).append((name, reason))
+        untaught = reason in (NOT_STORED, OTHER_TEXT)
+        kind = found.untaught if untaught else found.too_long if _TOO_LONG in reason else found.missing
+        kind.append((name, reason))
     if builder is not None:
         found.wrong = [
             (sample.name, problem) for sample in samples if (problem := sequence_problem(sample.sequence, builder))

@@ -62,8 +62,9 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
         _kept(patches, tower_layers, inside, size * vision.hidden_size, settings)
         + _kept(longest, text.num_hidden_layers, _language(text, size), size * text.hidden_size, settings)
     )
-    # fp32 logits of a chunk, their gradient and their softmax.
-    logits = 3 * 4 * min(CHUNK, rows * longest) * text.vocab_size
+    # fp32 logits of a chunk, their gradient and their softmax; with a teacher also those of the other tokens alone,
+    # their gradient, and the sum of both gradients.
+    logits = (6 if settings.has_teacher else 3) * 4 * min(CHUNK, rows * longest) * text.vocab_size
     workers = settings.num_workers * WORKER_BYTES
     weights = float(facts.parameters * size)
     loading = weights if on_gpu else 0.0  # the weights pass through main memory

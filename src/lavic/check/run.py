@@ -17,6 +17,7 @@ from lavic.config import field_extra
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.setup import make_loop_settings
+from lavic.distill.teacher import TeacherStore, open_teacher
 from lavic.errors import ConfigError
 from lavic.formats import read_train_metadata, read_valid_metadata
 from lavic.model.adapters import read_lora_settings
@@ -36,6 +37,7 @@ class Report:
     facts: ModelFacts | None = None
     train: DataSet | None = None
     valid: DataSet | None = None
+    teacher: TeacherStore | None = None
 
     def make(self, name: str, check: Callable[[], Finding | list[Finding]]) -> None:
         """Run one check and keep its rows."""
@@ -47,6 +49,8 @@ def run(settings: CheckSettings, console: Console) -> Outcome:
     report = Report(settings, console)
     report.make("model", lambda: _model(report))
     builder = _builder(report)
+    if settings.has_teacher and not settings.validate_only:
+        report.make("teacher's probabilities", lambda: _teacher(report, builder))
     if not settings.validate_only:
         report.make("training data", lambda: _data_set(report, _train_place(settings), builder))
     report.make("validation data", lambda: _data_set(report, _valid_place(settings), builder))
@@ -99,6 +103,25 @@ def _builder(report: Report) -> SequenceBuilder | None:
     return SequenceBuilder(report.facts.base.tokenizer, prompts, report.facts.base.family.views)
 
 
+def _teacher(report: Report, builder: SequenceBuilder | None) -> Finding:
+    """The store that the run will learn from; which samples it lacks is found with the training data.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    name, store = "teacher's probabilities", open_teacher(report.settings)
+    assert store is not None, "called for an objective with a teacher"
+    if report.facts is not None:
+        store.check_vocabulary(int(report.facts.base.model.lm_head.weight.shape[0]))
+    report.teacher = store
+    report.counts["teacher"] = {"descriptions": len(store), "k": store.k}
+    found = f"{store.folder}: {plural(len(store), 'description')}, the {store.k} likeliest tokens at each place"
+    if builder is not None and store.has_other_prompt(builder.prompts):
+        remedy = "Run lavic describe --top_logits with the same --prompts, or take them as they are."
+        return warning(name, found, "made with another prompt than the run's", remedy=remedy)
+    return ok(name, found)
+
+
 def _raise(error: ConfigError) -> Finding:
     raise error
 
@@ -131,6 +154,7 @@ def _data_set(report: Report, place: Place, builder: SequenceBuilder | None) -> 
         max_length=settings.max_length,
         seed=settings.seed,
         thorough=settings.thorough,
+        teacher=report.teacher if training else None,
     )
     report.counts["train" if training else "valid"] = counts_of(found)
     if training:

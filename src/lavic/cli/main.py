@@ -66,6 +66,18 @@ COMMANDS = (
         "Run the same command again; it fetches only what is missing.",
     ),
     Command(
+        "describe",
+        "lavic.describe.config:DescribeSettings",
+        "lavic.describe.run:run",
+        "Let the full-token teacher describe every product picture that has no description yet.",
+        (
+            "lavic describe --train_data data/item2meta_train.json --val_data data/item2meta_valid.jsonl",
+            "lavic describe --top_logits 32 --batch_size 16",
+            "lavic describe --adapter out_distilled/vision_lora_adapter_best --sample 20",
+        ),
+        "Run the same command again; it goes on behind the last picture that was described.",
+    ),
+    Command(
         "distill",
         "lavic.distill.config:DistillSettings",
         "lavic.distill.run:run",

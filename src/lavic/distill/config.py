@@ -86,6 +86,12 @@ class DistillSettings(Settings):
         ge=16,
     )
     prompts: Path | None = setting(None, "YAML file with another wording of the prompt.", panel=DATA)
+    logits_dir: Path | None = setting(
+        None,
+        "Folder of the teacher's probabilities (lavic describe --top_logits), for an --objective with kl; unset: "
+        "item2meta_train.top_logits beside the training metadata.",
+        panel=DATA,
+    )
 
     batch_size: int = setting(
         1, "Samples per device and forward pass; more needs more GPU memory.", panel=TRAINING, ge=1
@@ -115,6 +121,21 @@ class DistillSettings(Settings):
         "Stop after this many validations without a better loss; unset never stops early.",
         panel=TRAINING,
         ge=1,
+    )
+    objective: Literal["nll", "kl", "nll+kl"] = setting(
+        "nll",
+        "What is learnt: nll the description's tokens, kl the teacher's probabilities at them, or both.",
+        panel=TRAINING,
+    )
+    kl_weight: float = setting(
+        1.0, "With --objective nll+kl: the loss is nll + this times kl.", panel=TRAINING, gt=0, le=1000
+    )
+    temperature: float = setting(
+        1.0,
+        "With kl: what both sides' probabilities are flattened by before they are compared; 1 leaves them alone.",
+        panel=TRAINING,
+        gt=0,
+        le=100,
     )
     lora_r: int = setting(8, "Rank of the LoRA matrices.", panel=TRAINING, ge=1, le=1024)
     lora_alpha: int = setting(32, "LoRA scale: the update counts alpha / r times.", panel=TRAINING, ge=1)
@@ -251,9 +272,27 @@ class DistillSettings(Settings):
                 f"{self.warmup} steps of warm-up leave none of --max_steps {self.max_steps} at the full rate",
                 where="--warmup",
             )
+        self._check_objective()
         if self.devices > 1:
             raise ConfigError(f"lavic distill uses one device, not {self.devices}", where="--devices")
         return self
+
+    def _check_objective(self) -> None:
+        """A setting that the objective makes no use of is refused: whoever gives it believes that it counts."""
+        needed = {"kl_weight": "nll+kl", "temperature": "nll+kl or kl", "logits_dir": "nll+kl or kl"}
+        for name, objectives in needed.items():
+            given = getattr(self, name) != type(self).model_fields[name].default
+            if given and self.objective not in objectives.split(" or "):
+                raise ConfigError(
+                    f"it does nothing with --objective {self.objective}",
+                    where=f"--{name}",
+                    remedy=f"Give --objective {objectives} too, or leave it away.",
+                )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the teacher's probabilities are learnt from."""
+        return self.objective != "nll"
 
     @property
     def validation_interval(self) -> Every:

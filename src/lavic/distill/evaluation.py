@@ -11,7 +11,7 @@ import torch
 
 from lavic.errors import NothingLeftError
 from lavic.metrics import TokenMean
-from lavic.model.losses import TargetLoss, target_loss
+from lavic.model.losses import TEXT_ALONE, Objective, TargetLoss, TeacherTokens, target_loss
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
@@ -71,14 +71,32 @@ class LossSums:
         )
 
 
-def batch_loss(model: FiveTokenModel, batch: MicroBatch, prefix: PrefixCache | None) -> TargetLoss:
-    """Loss of one micro-batch's target tokens, with gradient where it is enabled."""
+def batch_loss(
+    model: FiveTokenModel,
+    batch: MicroBatch,
+    prefix: PrefixCache | None,
+    teacher: TeacherTokens | None = None,
+    objective: Objective = TEXT_ALONE,
+) -> TargetLoss:
+    """Loss of one micro-batch's target tokens, with gradient where it is enabled.
+
+    Args:
+        teacher: at the same tokens; None makes no divergences from it.
+        objective: what training minimises; validation takes the nats, whatever they were trained with.
+    """
     assert batch.tokens is not None, "a micro-batch without samples has no loss"
     device = model.llava.device
     tokens = batch.tokens.to(device)
     visual_tokens = model.visual_tokens(batch.views.to(device, non_blocking=True))
     hidden = model.hidden_states(tokens, visual_tokens, prefix)
-    return target_loss(hidden, model.lm_head, tokens, everywhere=not model.accelerations.target_logits)
+    return target_loss(
+        hidden,
+        model.lm_head,
+        tokens,
+        everywhere=not model.accelerations.target_logits,
+        teacher=None if teacher is None else teacher.to(device),
+        objective=objective,
+    )
 
 
 @torch.no_grad()

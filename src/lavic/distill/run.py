@@ -17,6 +17,7 @@ from lavic.distill.setup import (
     read_metadata,
 )
 from lavic.distill.task import ADAPTER_FOLDER
+from lavic.distill.teacher import store_mark, teacher_folder
 from lavic.distill.train import train_to_end
 from lavic.distill.validate_only import run_validation
 from lavic.files import FolderLock, prepare_output
@@ -40,14 +41,15 @@ KNOWN_OUTPUTS = (
     CONFIG_FILE,
     VERSIONS_FILE,
 )
-# Settings that may differ between a run and its resumption without changing its result. Data and prompts may
-# lie elsewhere by now: their content is compared.
+# Settings that may differ between a run and its resumption without changing its result. Data, prompts and the
+# teacher's probabilities may lie elsewhere by now: their content is compared.
 _FREE_TO_CHANGE = {
     "train_data",
     "val_data",
     "train_images_dir",
     "val_images_dir",
     "prompts",
+    "logits_dir",
     "num_workers",
     "checkpoint_every",
     "log_dir",
@@ -174,7 +176,8 @@ def known_identity(settings: DistillSettings) -> dict[str, str]:
     device = choose_device(settings.device)
     # What `auto` means may change between two calls.
     resolved = {"device": device.type, "precision": choose_precision(settings.precision, device)}
-    return identity_of(
+    store = {"content of --logits_dir": store_mark(teacher_folder(settings))} if settings.has_teacher else {}
+    return store | identity_of(
         {**settings.model_dump(mode="json"), **resolved},
         free=_FREE_TO_CHANGE,
         files={

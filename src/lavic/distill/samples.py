@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from pathlib import Path
 
+from lavic.distill.teacher import TeacherStore
 from lavic.errors import InputError, NothingLeftError
 from lavic.files import safe_join
 from lavic.formats import ItemImage, SkipLog
@@ -23,6 +24,7 @@ def collect_samples(
     *,
     max_length: int,
     max_samples: int | None = None,
+    teacher: TeacherStore | None = None,
 ) -> list[Sample]:
     """Samples in file order; pictures are looked for, not yet decoded.
 
@@ -31,6 +33,10 @@ def collect_samples(
         max_length: longest prompt + description in tokens; longer ones are left out, never cut.
         max_samples: stop after this many whose picture is there. One of them that is too long is not replaced by
             a later one: which pictures a run may see must not depend on ``max_length``.
+        teacher: what is to be learnt from; a picture that it does not know is left out, and not replaced either.
+
+    Raises:
+        InputError: the teacher's probabilities stand at other tokens than the samples'.
     """
     samples: list[Sample] = []
     there = 0
@@ -51,6 +57,10 @@ def collect_samples(
                 key=image.image_name,
                 reason=f"{len(sequence.input_ids)} tokens, more than --max-length {max_length}",
             )
+            continue
+        problem = teacher.problem(image, sequence) if teacher is not None else ""
+        if problem:
+            skipped.add(file=path, where=image.where, key=image.image_name, reason=problem)
             continue
         samples.append(Sample(image.image_name, path, sequence, image.where))
     return samples

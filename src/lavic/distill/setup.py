@@ -11,6 +11,7 @@ from pathlib import Path
 from lavic.console import Console
 from lavic.distill.config import DistillSettings
 from lavic.distill.samples import collect_samples, require_samples
+from lavic.distill.teacher import TeacherStore, open_teacher
 from lavic.errors import InputError
 from lavic.files import open_regular
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
@@ -43,18 +44,20 @@ class Described:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples of both sets, and how sequences are built."""
+    """Samples of both sets, how sequences are built, and the teacher's probabilities if they are learnt from."""
 
     builder: SequenceBuilder
     train: list[Sample]
     valid: list[Sample]
+    teacher: TeacherStore | None = None
 
 
 def check_inputs(settings: DistillSettings) -> None:
     """See that what the flags name is there, before minutes are spent on loading a model.
 
     Raises:
-        InputError: a metadata file cannot be opened, or a folder of pictures is not there.
+        InputError: a metadata file cannot be opened, or a folder of pictures or the teacher's probabilities are not
+            there.
         ConfigError: the prompts cannot be used, or the device, the number format or a short cut cannot be had.
         ModelError: the model is a folder that is not there, or not whole.
     """
@@ -77,6 +80,7 @@ def check_inputs(settings: DistillSettings) -> None:
             raise InputError(problem, where=str(path), remedy=_DATA_REMEDY) from error
     for folder in folders:
         _check_folder(folder)
+    open_teacher(settings)
 
 
 def _check_folder(folder: Path) -> None:
@@ -116,7 +120,11 @@ def collect_data(settings: DistillSettings, base: BaseModel, described: Describe
 
     Raises:
         NothingLeftError: no sample of a set can be used.
+        InputError: the teacher's probabilities are none of this vocabulary, or of these tokens.
     """
+    teacher = open_teacher(settings)
+    if teacher is not None:
+        teacher.check_vocabulary(int(base.model.lm_head.weight.shape[0]))
     builder = SequenceBuilder(base.tokenizer, load_prompts(settings.prompts), base.family.views)
     train_samples: list[Sample] = []
     if not settings.validate_only:
@@ -127,6 +135,7 @@ def collect_data(settings: DistillSettings, base: BaseModel, described: Describe
             skipped,
             max_length=settings.max_length,
             max_samples=settings.max_samples,
+            teacher=teacher,
         )
         require_samples(train_samples, settings.train_data, settings.train_images_dir, skipped)
     valid_samples = collect_samples(
@@ -137,7 +146,7 @@ def collect_data(settings: DistillSettings, base: BaseModel, described: Describe
         max_length=settings.max_length,
     )
     require_samples(valid_samples, settings.val_data, settings.val_images_dir, skipped)
-    return Data(builder, train_samples, valid_samples)
+    return Data(builder, train_samples, valid_samples, teacher)
 
 
 def make_dataset(

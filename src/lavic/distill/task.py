@@ -20,9 +20,11 @@ from lavic.distill.card import CardFacts, model_card
 from lavic.distill.criteria import write_val_metrics
 from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, validate
 from lavic.distill.samples import costs
+from lavic.distill.teacher import TeacherStore
 from lavic.errors import NothingLeftError
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, save_adapter, set_lora_dropout
+from lavic.model.losses import TEXT_ALONE, Objective
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
@@ -53,8 +55,14 @@ class DistillMicroStep:
 
     def nats(self) -> Tensor:
         """Their summed loss, with gradient to the LoRA weights."""
-        with self.task.fabric.autocast():
-            return batch_loss(self.task.model, self.batch, self.task.prefix).total
+        task, teacher = self.task, None
+        if task.teacher is not None:
+            teacher = task.teacher.tokens_of([task.train.samples[index] for index in self.batch.indices])
+        with task.fabric.autocast():
+            loss = batch_loss(task.model, self.batch, task.prefix, teacher, task.objective)
+            if loss.divergences is not None:
+                task.parts.append((float(loss.total.detach()), float(loss.divergences.detach().sum())))
+            return loss.weighed(task.objective)
 
 
 @dataclass
@@ -66,6 +74,8 @@ class DistillTask:
         prefix, valid_prefix: caches of what the prompts of each set start with.
         last: the last validation.
         best: validation of the adapter that is saved.
+        teacher: its probabilities at every target token; None for an objective without them.
+        parts: of the step that is being done, (nats, divergence) of each micro-batch; empty without a teacher.
         told: how many rows and pictures left out the text log has been told of.
     """
 
@@ -90,10 +100,13 @@ class DistillTask:
     log: RunLog
     console: Console
     bar: Progress
+    objective: Objective = TEXT_ALONE
+    teacher: TeacherStore | None = None
     last: ValidationLoss | None = None
     best: ValidationLoss | None = None
     unreadable: set[int] = field(default_factory=set)
     noticed: set[str] = field(default_factory=set)
+    parts: list[tuple[float, float]] = field(default_factory=list)
     told: int = 0
 
     @property
@@ -132,6 +145,7 @@ class DistillTask:
                     )
                 group.append(DistillMicroStep(self, batch))
                 if len(group) == self.accumulation or number == len(remaining):
+                    self.parts.clear()
                     yield group
                     group = []
 
@@ -148,10 +162,12 @@ class DistillTask:
             self.told = self.skipped.count
             self.log.note(f"left out so far: {self.told} rows or pictures; {self.skipped.path} lists them")
         rate = report.samples / max(report.seconds, 1e-9)
+        parts = self._means(report.tokens)
         self.log.step(
             report.step,
             train_loss=report.train_loss,
             lr=report.lr,
+            **parts,
             epoch=round(report.epoch, 4),
             tokens=report.tokens,
             gradient_norm=report.gradient_norm,
@@ -163,10 +179,17 @@ class DistillTask:
         self.bar.advance(
             1,
             loss=f"{report.train_loss:.3f}",
-            ppl=f"{math.exp(min(report.train_loss, 20)):.2f}",
+            ppl=f"{math.exp(min(parts.get('train_nll', report.train_loss), 20)):.2f}",
             samples_per_s=f"{rate:.1f}",
             memory=f"{peak_memory_gb():.1f} GB",
         )
+
+    def _means(self, tokens: int) -> dict[str, float]:
+        """The step's nats and divergence per target token, by what the log calls them; nothing without a teacher."""
+        if not self.parts or not tokens:
+            return {}
+        nats, divergences = (math.fsum(column) for column in zip(*self.parts, strict=True))
+        return {"train_nll": nats / tokens, "train_kl": divergences / tokens}
 
     # -- validation ----------------------------------------------------------------------------------------
 

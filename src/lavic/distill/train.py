@@ -10,6 +10,7 @@ from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import ValidationLoss
 from lavic.distill.setup import Data, make_accelerations, make_dataset, make_loop_settings, make_prefix
 from lavic.distill.task import DistillTask
+from lavic.distill.teacher import objective_of
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, lora_parameters, trainable_by_part
 from lavic.model.load import BaseModel
@@ -67,6 +68,8 @@ def train_to_end(
             log=log,
             console=console,
             bar=bar,
+            objective=objective_of(settings),
+            teacher=data.teacher,
             best=None if state.best_result is None else ValidationLoss(**state.best_result),  # type: ignore[arg-type]
         )
         trainer = Trainer(fabric, task, loop, parameters, optimizer, state, notice=console.info)
@@ -109,6 +112,13 @@ def _announce(
         val_samples=len(data.valid),
         trainable_parameters=trained,
     )
+    if data.teacher is not None:
+        console.info(
+            f"--objective {settings.objective}: the teacher's {data.teacher.k} likeliest tokens at each place, from "
+            f"{data.teacher.folder}/; validation is the nll, as always"
+        )
+        if data.teacher.has_other_prompt(data.builder.prompts):
+            console.warn("The teacher's probabilities were made with another prompt than this run's.")
     if settings.warmup >= total:
         console.warn(f"--warmup {settings.warmup} is longer than the run, which never comes to its full rate.")
     if resumed:

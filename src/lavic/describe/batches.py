@@ -1,0 +1,61 @@
+"""Pictures to describe in batches of alike length, read in threads while the teacher speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from collections.abc import Sequence as Rows
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+from PIL import Image
+
+from lavic.describe.lengths import picture_size
+from lavic.describe.sides import Picture
+from lavic.errors import ImageError
+from lavic.images import read_image
+
+#: Batches that are sorted by length together: a run that is killed has described about what stood first.
+POOL = 32
+
+Read = tuple[Picture, Image.Image | ImageError]
+
+
+def plan_batches(
+    pictures: Rows[Picture], batch_size: int, length: Callable[[tuple[int, int]], int] | None
+) -> Iterator[list[Picture]]:
+    """Batches of neighbours in length, longest first within a pool; with ``length`` None, in file order."""
+    rest = iter(pictures)
+    while pool := list(islice(rest, batch_size * POOL)):
+        if length is not None:
+            # The longest first: what does not fit into memory is told at once. The sort is stable.
+            pool.sort(key=lambda picture: -_length(picture, length))
+        for at in range(0, len(pool), batch_size):
+            yield pool[at : at + batch_size]
+
+
+def _length(picture: Picture, length: Callable[[tuple[int, int]], int]) -> int:
+    size = picture_size(picture.path)
+    return 0 if size is None else length(size)
+
+
+def read_ahead(batches: Iterator[list[Picture]], threads: int) -> Generator[list[Read], None, None]:
+    """Each batch with its decoded pictures, or why one cannot be used; the next batch is read meanwhile."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: list[Future[Read]] | None = None
+        try:
+            for batch in batches:
+                following = [pool.submit(_read, picture) for picture in batch]
+                if waiting is not None:
+                    yield [future.result() for future in waiting]
+                waiting = following
+            if waiting is not None:
+                yield [future.result() for future in waiting]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(picture: Picture) -> Read:
+    try:
+        return picture, read_image(picture.path)
+    except ImageError as error:
+        return picture, error
