@@ -23,6 +23,7 @@ READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [*READMES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Flags of other programs that the pages name: pip, venv, hf, tensorboard, scripts beside the package.
 FOREIGN_FLAGS = {
+    *("--bind", "--directory"),
     *("--index-url", "--system-site-packages", "--local-dir", "--logdir"),
     *("--work", "--output", "--describe-steps", "--threads"),
 }

@@ -7,7 +7,8 @@ from PIL import Image
 
 from lavic.errors import ConfigError, OutputError
 from lavic.formats import SkipLog, read_train_metadata, read_valid_metadata
-from lavic.toyshop.catalogue import NAMES, CatalogueCounts, plan_catalogue, write_catalogue
+from lavic.toyshop.catalogue import NAMES, SERVED, CatalogueCounts, plan_catalogue, write_catalogue
+from lavic.toyshop.config import ToyshopSettings
 from lavic.toyshop.kinds import COLOURS, KINDS, PATTERNS
 
 
@@ -119,7 +120,7 @@ def test_overwrite_replaces_the_catalogue_and_nothing_else(tmp_path):
     write_catalogue(tmp_path, 16, seed=1)
     (tmp_path / "notes.txt").write_text("mine")
     write_catalogue(tmp_path, 12, seed=2, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, "notes.txt", ".lavic.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, "notes.txt", ".lavic.lock"} - {SERVED}
     assert len(list((tmp_path / "train_images").iterdir())) == 10
 
 
@@ -137,3 +138,24 @@ def test_a_catalogue_cut_short_has_no_metadata(tmp_path):
 def test_a_negative_number_of_processes_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="workers: -1 is not a number of processes"):
         write_catalogue(tmp_path / "c", 12, seed=0, workers=-1)
+
+
+def test_served_pictures_lie_in_one_folder_and_have_no_descriptions(tmp_path, catalogue):
+    write_catalogue(tmp_path / "c", 30, seed=4, served_at="http://127.0.0.1:8000/shop/")
+    raw, whole = contents(tmp_path / "c"), contents(catalogue)
+    train = json.loads(raw["item2meta_train.json"])
+    one = next(iter(train))
+    assert train[one]["images"] == [{"large": f"http://127.0.0.1:8000/shop/{one}_0.jpg"}]
+    assert "image_descriptions_llava_cleaned" not in train[one]
+    lines = [json.loads(line) for line in raw["item2meta_valid.jsonl"].splitlines()]
+    assert {line["image_description_llava_cleaned"] for line in lines} == {""}
+    # The same pictures as without.
+    pictures = {Path(name).name: data for name, data in raw.items() if name.startswith("pictures/")}
+    assert pictures == {Path(name).name: data for name, data in whole.items() if "_images/" in name}
+    assert not [name for name in raw if "_images/" in name]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://host/x", "http://", "http://host/?a=1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ConfigError, match="is not an address; write http"):
+        ToyshopSettings.load(flags={"output_dir": "x", "served_at": address})

@@ -18,8 +18,13 @@ from lavic.toyshop import grammar
 from lavic.toyshop.drawing import draw
 from lavic.toyshop.kinds import Look, looks
 
-#: All that a catalogue's folder holds.
-NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES)
+#: The folder of pictures that are to be served.
+SERVED = "pictures"
+#: All that a catalogue's folder may hold.
+NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, SERVED)
+
+#: An address that leads nowhere: ``.invalid`` is reserved for that.
+NOWHERE = "https://toyshop.invalid/I"
 
 #: The same for every item: the metadata must not tell what the picture shows.
 CATEGORIES = ("Toy Shop",)
@@ -59,11 +64,6 @@ class ToyItem:
     def image_name(self) -> str:
         """The file of its only picture."""
         return f"{self.item_id}_0.jpg"
-
-    @property
-    def image_url(self) -> str:
-        """An address that leads nowhere: ``.invalid`` is reserved for that."""
-        return f"https://toyshop.invalid/I/{self.image_name}"
 
 
 def plan_catalogue(items: int, seed: int) -> tuple[list[ToyItem], list[ToyItem]]:
@@ -109,6 +109,7 @@ def write_catalogue(
     on_progress: Callable[[int, int], None] | None = None,
     workers: int = 1,
     overwrite: bool = False,
+    served_at: str | None = None,
 ) -> CatalogueCounts:
     """Draw a catalogue and write it; the metadata come last, so a catalogue cut short has none.
 
@@ -119,7 +120,8 @@ def write_catalogue(
         seed: the same seed and number of items give the same bytes, whatever ``workers`` is.
         on_progress: called with (pictures drawn, pictures in all).
         workers: processes that draw; 0 or 1 draws in this one.
-        overwrite: replace what the folder holds under those four names, and nothing else.
+        overwrite: replace what the folder holds under those names, and nothing else.
+        served_at: the address of the pictures, which then all lie in ``pictures/``; no item has a description.
 
     Raises:
         ConfigError: fewer items than 12, or a negative number of workers.
@@ -132,15 +134,21 @@ def write_catalogue(
     _refuse_full(output_dir, overwrite)
     with FolderLock(output_dir):
         prepare_output(output_dir, resume=False, overwrite=overwrite, known=NAMES)
-        jobs = [(output_dir / TRAIN_IMAGES / item.image_name, item) for item in train]
-        jobs += [(output_dir / VALID_IMAGES / item.image_name, item) for item in valid]
-        for folder in (TRAIN_IMAGES, VALID_IMAGES):
+        folders = (TRAIN_IMAGES, VALID_IMAGES) if served_at is None else (SERVED, SERVED)
+        jobs = [
+            (output_dir / folder / item.image_name, item)
+            for folder, side in zip(folders, (train, valid), strict=True)
+            for item in side
+        ]
+        for folder in folders:
             (output_dir / folder).mkdir(exist_ok=True)
         for done, _ in enumerate(_drawn(jobs, workers), 1):
             if on_progress is not None:
                 on_progress(done, len(jobs))
-        write_valid_metadata(output_dir / VALID_METADATA, map(_valid_row, valid))
-        write_train_metadata(output_dir / TRAIN_METADATA, map(_train_item, train), ascii_only=True)
+        write_valid_metadata(output_dir / VALID_METADATA, (_valid_row(item, served_at) for item in valid))
+        write_train_metadata(
+            output_dir / TRAIN_METADATA, (_train_item(item, served_at) for item in train), ascii_only=True
+        )
     return CatalogueCounts(len(train), len(valid), _combinations(train), _combinations(valid))
 
 
@@ -175,20 +183,28 @@ def _draw_file(job: tuple[Path, ToyItem]) -> None:
     write_atomic(path, encoded.getvalue())
 
 
-def _train_item(item: ToyItem) -> Item:
-    row = {
+def _train_item(item: ToyItem, served_at: str | None) -> Item:
+    url = _image_url(item, served_at)
+    descriptions = {item.image_name: item.description} if served_at is None else {}
+    row: dict[str, object] = {
         "title": item.title,
         "categories": list(CATEGORIES),
         "features": [],
         "description": [],
-        "images": [{"large": item.image_url}],
-        DESCRIPTIONS_KEY: {item.image_name: item.description},
+        "images": [{"large": url}],
     }
-    return Item(item.item_id, item.title, (item.image_url,), {item.image_name: item.description}, raw=row)
+    if descriptions:
+        row[DESCRIPTIONS_KEY] = descriptions
+    return Item(item.item_id, item.title, (url,), descriptions, raw=row)
 
 
-def _valid_row(item: ToyItem) -> ItemImage:
-    return ItemImage(item.item_id, item.image_name, item.title, item.description, image_url=item.image_url)
+def _valid_row(item: ToyItem, served_at: str | None) -> ItemImage:
+    description = item.description if served_at is None else ""
+    return ItemImage(item.item_id, item.image_name, item.title, description, image_url=_image_url(item, served_at))
+
+
+def _image_url(item: ToyItem, served_at: str | None) -> str:
+    return f"{(served_at or NOWHERE).rstrip('/')}/{item.image_name}"
 
 
 def _combinations(items: list[ToyItem]) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from pydantic import field_validator
 
 from lavic.config import Settings, setting
 
@@ -13,5 +16,17 @@ class ToyshopSettings(Settings):
     output_dir: Path = setting(..., "Folder for the catalogue: item2meta_*.json(l), train_images/, valid_images/.")
     items: int = setting(1200, "Number of items, training and validation together.", ge=12, le=1_000_000)
     seed: int = setting(0, "The same seed draws the same catalogue.", ge=0, lt=2**32)
+    served_at: str | None = setting(
+        None,
+        "Address from which you will serve the pictures (http://127.0.0.1:8000): write what a data set begins with, "
+        "metadata without descriptions and pictures/ to be served there.",
+    )
     workers: int = setting(2, "Processes that draw; 0 draws in the main one.", ge=0, le=256)
     overwrite: bool = setting(False, "Replace the catalogue that --output_dir holds.", saved=False)
+
+    @field_validator("served_at")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
+            raise ValueError(f"{value!r} is not an address; write http://127.0.0.1:8000")
+        return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from lavic.console import Console, Outcome
-from lavic.layout import distill_command
+from lavic.layout import data_flags, distill_command
 from lavic.toyshop.config import ToyshopSettings
 
 
@@ -23,6 +23,8 @@ def run(settings: ToyshopSettings, console: Console) -> Outcome:
             on_progress=lambda done, total: bar.advance(),
             workers=settings.workers,
             overwrite=settings.overwrite,
+            served_at=settings.served_at,
         )
     settings.save(folder)
-    return Outcome({"output_dir": str(folder), **asdict(counts)}, next_step=f"Next: {distill_command(folder)}")
+    following = distill_command(folder) if settings.served_at is None else f"lavic crawl {data_flags(folder)}"
+    return Outcome({"output_dir": str(folder), **asdict(counts)}, next_step=f"Next: {following}")
