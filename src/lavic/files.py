@@ -31,6 +31,7 @@ __all__ = [
     "prepare_output",
     "read_json",
     "read_jsonl",
+    "remove_file",
     "safe_join",
     "safe_name",
     "sha256_file",
@@ -254,6 +255,18 @@ def _name_problem(name: str) -> str:
     if len(name.encode("utf-8")) > MAX_NAME_BYTES:
         return f"the name is longer than {MAX_NAME_BYTES} bytes"
     return ""
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def safe_join(folder: Path, name: object) -> Path:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lavic.errors import InputError, OutputError
-from lavic.files import append_jsonl, output_error, read_jsonl
+from lavic.files import append_jsonl, read_jsonl
+from lavic.training.identity import differences
 
 KIND, FORMAT = "lavic describe", 1
 _START_AGAIN = "Move it away, or start again with --overwrite."
@@ -76,14 +77,11 @@ class Journal:
         Raises:
             OutputError: names all that differs.
         """
-        different = [name for name, value in identity.items() if self.identity and self.identity.get(name) != value]
+        different = differences(self.identity, identity, identity) if self.identity else ""
         if different:
-            shown = ", ".join(
-                f"{name} (was {self.identity.get(name)}, is {identity[name]})" if name.startswith("--") else name
-                for name in different
-            )
             raise OutputError(
-                f"the journal holds {len(self.described):,} descriptions of another model or other settings: {shown}",
+                f"the journal holds {len(self.described):,} descriptions of another model or other settings: "
+                f"{different}",
                 where=str(self.path),
                 remedy="Go on with the same ones, or throw them away with --overwrite (what the metadata hold stays).",
             )
@@ -103,15 +101,3 @@ class Journal:
         """Keep a text, at once."""
         append_jsonl(self.path, asdict(described))
         self.described[described.image_name] = described
-
-
-def discard(path: Path) -> None:
-    """Delete a journal, if there is one.
-
-    Raises:
-        OutputError: it cannot be deleted.
-    """
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from error

@@ -13,18 +13,18 @@ from itertools import chain
 from typing import Any
 
 from lavic.console import Console, Outcome
-from lavic.describe.batches import Read, plan_batches, read_ahead
+from lavic.describe.batches import Read, plan_batches, read_ahead, readable
 from lavic.describe.cleaning import clean
 from lavic.describe.config import DescribeSettings
 from lavic.describe.engines import Answer, Engine, Request, picture_seed
-from lavic.describe.journal import Described, Journal, discard
+from lavic.describe.journal import Described, Journal
 from lavic.describe.merge import merge
 from lavic.describe.page import write_comparison
 from lavic.describe.sides import Picture, Side, look_for_pictures, resolve_sides
 from lavic.describe.store_run import check_store, store_top_logits
 from lavic.describe.teacher import Teacher, check_machine, known_identity
-from lavic.errors import ImageError, TrainingError
-from lavic.files import FolderLock
+from lavic.errors import TrainingError
+from lavic.files import FolderLock, remove_file
 from lavic.rendering import duration
 from lavic.rows import text_problem
 from lavic.skipped import SkipLog
@@ -128,7 +128,7 @@ def _collect(settings: DescribeSettings, sides: tuple[Side, ...], skipped: SkipL
 def _journal(settings: DescribeSettings, side: Side, lacking: Rows[Picture]) -> Journal:
     """The journal of a file; with --overwrite an empty one, unless there is nothing to write into it."""
     if settings.overwrite and lacking:
-        discard(side.journal)
+        remove_file(side.journal)
     return Journal(side.journal)
 
 
@@ -172,18 +172,13 @@ def _unfinished(batches: Iterable[list[Picture]], work: _Work) -> Iterator[list[
 
 
 def _describe_batch(
-    settings: DescribeSettings, engine: Engine, batch: list[Read], work: _Work, skipped: SkipLog
+    settings: DescribeSettings, engine: Engine, batch: list[Read[Picture]], work: _Work, skipped: SkipLog
 ) -> None:
-    readable = []
-    for picture, image in batch:
-        if isinstance(image, ImageError):
-            skipped.add(file=picture.path, where=picture.where, key=picture.image_name, reason=image.problem)
-        else:
-            readable.append((picture, image))
-    if all(work.has(picture) for picture, _ in readable):
+    decoded = readable(batch, skipped)
+    if all(work.has(picture) for picture, _ in decoded):
         return  # nothing was missing but pictures that cannot be read
-    requests = [Request(image, picture_seed(settings.seed, picture.image_name)) for picture, image in readable]
-    for (picture, _), answer in zip(readable, engine.describe(requests), strict=True):
+    requests = [Request(image, picture_seed(settings.seed, picture.image_name)) for picture, image in decoded]
+    for (picture, _), answer in zip(decoded, engine.describe(requests), strict=True):
         if work.has(picture):
             continue
         described = _cleaned(settings, picture, answer)

@@ -143,7 +143,7 @@ def look_for_pictures(side: Side, skipped: SkipLog, limit: int | None = None) ->
         elif (row.home, row.image_name) not in seen:
             seen.add((row.home, row.image_name))
             where = f"{side.source}, {row.place}"
-            problem, path = _problem(side.images_dir, row.image_name)
+            problem, path = find_picture(side.images_dir, row.image_name)
             if problem:
                 found.missing += 1
                 skipped.add(file=path, where=where, key=row.image_name, reason=problem)
@@ -165,7 +165,7 @@ def _nothing(side: Side, found: Found) -> NothingLeftError:
     return NothingLeftError(problem, where=str(side.images_dir), remedy=remedy)
 
 
-def _problem(folder: Path, image_name: str) -> tuple[str, Path]:
+def find_picture(folder: Path, image_name: str) -> tuple[str, Path]:
     """Why a picture cannot be described, or "", and its path (its folder where the name is none)."""
     problem = name_problem(image_name)
     if problem:

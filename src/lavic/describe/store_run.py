@@ -7,21 +7,19 @@ probabilities stand at the very tokens that the student is trained on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from lavic.console import Console
+from lavic.describe.batches import in_batches, read_ahead, readable
 from lavic.describe.config import DescribeSettings
 from lavic.describe.lengths import image_token_count, picture_size
 from lavic.describe.likeliest import top_logits_of
-from lavic.describe.sides import Side
+from lavic.describe.sides import Side, find_picture
 from lavic.describe.teacher import Teacher
 from lavic.describe.top_logits import (
     FORMAT,
@@ -31,21 +29,21 @@ from lavic.describe.top_logits import (
     default_folder,
     no_tokens,
     read_store,
+    shard_files,
     shard_index,
     text_mark,
     write_shard,
 )
-from lavic.errors import ConfigError, ImageError, InputError, OutputError
-from lavic.files import FolderLock, output_error, safe_join, write_json
+from lavic.errors import ConfigError, InputError, OutputError
+from lavic.files import FolderLock, remove_file, write_json
 from lavic.formats import ItemImage, read_train_metadata
-from lavic.images import read_image
 from lavic.model.full_tokens import FullTokenModel
 from lavic.model.load import BaseModel, public_name
 from lavic.model.sequences import SequenceBuilder
 from lavic.prompts import load_prompts
 from lavic.skipped import SkipLog
 from lavic.training.devices import choose_device, choose_precision
-from lavic.training.identity import weights_mark
+from lavic.training.identity import differences, weights_mark
 from lavic.training.interrupts import Interrupts
 
 
@@ -53,6 +51,21 @@ from lavic.training.interrupts import Interrupts
 class _Described:
     image: ItemImage
     path: Path
+
+    @property
+    def where(self) -> str:
+        """In the metadata."""
+        return self.image.where
+
+    @property
+    def image_name(self) -> str:
+        """As the metadata have it."""
+        return self.image.image_name
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """What tells it from others, and from itself with another text."""
+        return self.image.image_name, text_mark(self.image.title, self.image.description)
 
 
 def store_folder(settings: DescribeSettings, target: Path) -> Path:
@@ -83,8 +96,8 @@ def store_top_logits(
     folder = store_folder(settings, side.target)
     source = side.target if side.target.exists() else side.source
     with FolderLock(folder):
-        images = [_Described(image, path) for image, path in _there(source, side.images_dir, skipped)]
-        shards = [images[at : at + settings.shard_size] for at in range(0, len(images), settings.shard_size)]
+        images = list(_there(source, side.images_dir, skipped))
+        shards = list(in_batches(images, settings.shard_size))
         _clear_or_refuse(folder, _known(settings), settings.overwrite)
         # Without the file that says what the store is, nobody knows whose numbers its shards hold.
         known = (folder / STORE_FILE).exists()
@@ -95,18 +108,14 @@ def store_top_logits(
         return _told(folder, len(shards), console)
 
 
-def _there(source: Path, images_dir: Path, skipped: SkipLog) -> Iterator[tuple[ItemImage, Path]]:
+def _there(source: Path, images_dir: Path, skipped: SkipLog) -> Iterator[_Described]:
     # Items without a description are told of already, picture by picture.
     for image in read_train_metadata(source, SkipLog()):
-        try:
-            path = safe_join(images_dir, image.image_name)
-            problem = "" if path.exists() else "there is no such picture"
-        except InputError as error:
-            path, problem = images_dir, error.problem
+        problem, path = find_picture(images_dir, image.image_name)
         if problem:
             skipped.add(file=path, where=image.where, key=image.image_name, reason=problem)
         else:
-            yield image, path
+            yield _Described(image, path)
 
 
 def _known(settings: DescribeSettings) -> dict[str, str]:
@@ -126,7 +135,8 @@ def _clear_or_refuse(folder: Path, identity: dict[str, str], overwrite: bool) ->
     except OutputError:
         if not overwrite:
             raise
-        _delete([folder / STORE_FILE, *_shard_files(folder)])
+        for path in (folder / STORE_FILE, *shard_files(folder)):
+            remove_file(path)
 
 
 def _refuse_others(folder: Path, identity: dict[str, str]) -> None:
@@ -134,14 +144,10 @@ def _refuse_others(folder: Path, identity: dict[str, str]) -> None:
         known = read_store(folder)["identity"]
     except InputError:
         return
-    different = [name for name, value in identity.items() if known.get(name) != value]
+    different = differences(known, identity, identity)
     if different:
-        shown = ", ".join(
-            f"{name} (was {known.get(name)}, is {identity[name]})" if name.startswith("--") else name
-            for name in different
-        )
         raise OutputError(
-            f"the folder holds probabilities of another model or other settings: {shown}",
+            f"the folder holds probabilities of another model or other settings: {different}",
             where=str(folder),
             remedy="Use the same ones, another --logits_dir, or --overwrite.",
         )
@@ -152,19 +158,9 @@ def _end_behind(folder: Path, shards: int) -> None:
     about = read_store(folder)
     if about["shards"] != shards:
         write_json(folder / STORE_FILE, {**about, "shards": shards})
-    _delete(path for path in _shard_files(folder) if int(path.stem) >= shards)
-
-
-def _shard_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[0-9]" * 5 + ".*") if path.suffix in (".json", ".bin"))
-
-
-def _delete(paths: Iterable[Path]) -> None:
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(path, error) from error
+    for path in shard_files(folder):
+        if int(path.stem) >= shards:
+            remove_file(path)
 
 
 def _whole(folder: Path, number: int, shard: Rows[_Described]) -> bool:
@@ -172,7 +168,7 @@ def _whole(folder: Path, number: int, shard: Rows[_Described]) -> bool:
     index = shard_index(folder, number)
     if index is None:
         return False
-    wanted = {(one.image.image_name, text_mark(one.image.title, one.image.description)) for one in shard}
+    wanted = {one.mark for one in shard}
     found = {(image["image_name"], image["text"]) for image in index["images"]}
     return found <= wanted and sorted(index.get("left_out", [])) == sorted(name for name, _ in wanted - found)
 
@@ -202,17 +198,22 @@ def _fill(
     with Interrupts(console.warn) as interrupts, console.progress("Storing probabilities", total) as bar:
         for number in missing:
             rows: list[tuple[str, str, TokenLogits]] = []
-            for batch in _read_batches(_in_order(shards[number], settings, base), settings, skipped):
+            ordered = _in_order(shards[number], settings, base)
+            reading = read_ahead(in_batches(ordered, settings.batch_size), settings.num_workers)
+            for read in reading:
+                batch = readable(read, skipped)
+                if not batch:
+                    continue
                 sequences = [builder.distill(one.image.title, one.image.description) for one, _ in batch]
                 found = top_logits_of(seeing, base.model.lm_head, builder.pad_id, sequences, [i for _, i in batch], k)
-                names = [(one.image.image_name, text_mark(one.image.title, one.image.description)) for one, _ in batch]
-                rows += [(*name, row) for name, row in zip(names, found, strict=True)]
+                rows += [(*one.mark, row) for (one, _), row in zip(batch, found, strict=True)]
                 bar.advance(len(batch))
                 if interrupts.requested:
+                    reading.close()
                     console.info("The probabilities of whole shards are kept; the same command goes on.")
                     raise KeyboardInterrupt
             done = {name for name, _, _ in rows}
-            left_out = [one.image.image_name for one in shards[number] if one.image.image_name not in done]
+            left_out = [one.image_name for one in shards[number] if one.image_name not in done]
             write_shard(folder, number, rows, no_tokens(k, vocabulary), left_out)
 
 
@@ -224,30 +225,6 @@ def _in_order(shard: Rows[_Described], settings: DescribeSettings, base: BaseMod
         return (0 if size is None else image_token_count(base.model.config, size)), len(one.image.description)
 
     return sorted(shard, key=length, reverse=True) if settings.group_by_length else shard
-
-
-def _read_batches(
-    shard: Rows[_Described], settings: DescribeSettings, skipped: SkipLog
-) -> Iterator[list[tuple[_Described, Image.Image]]]:
-    ordered = iter(shard)
-    with ThreadPoolExecutor(settings.num_workers) as pool:
-        while part := list(islice(ordered, settings.batch_size)):
-            batch = []
-            for one, image in zip(part, pool.map(_read, part), strict=True):
-                if isinstance(image, ImageError):
-                    where, name = one.image.where, one.image.image_name
-                    skipped.add(file=one.path, where=where, key=name, reason=image.problem)
-                else:
-                    batch.append((one, image))
-            if batch:
-                yield batch
-
-
-def _read(one: _Described) -> Image.Image | ImageError:
-    try:
-        return read_image(one.path)
-    except ImageError as error:
-        return error
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -70,6 +70,11 @@ def shard_paths(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:05d}.json", folder / f"{number:05d}.bin"
 
 
+def shard_files(folder: Path) -> list[Path]:
+    """Indices and numbers of all shards in a folder, whole or not."""
+    return sorted(path for path in folder.glob("[0-9]" * 5 + ".*") if path.suffix in (".json", ".bin"))
+
+
 def no_tokens(k: int, vocabulary: int) -> TokenLogits:
     """The numbers of no token at all, in the store's types."""
     ids = id_type(vocabulary)

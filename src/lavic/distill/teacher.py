@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lavic.describe.top_logits import STORE_FILE, TopLogits, default_folder, text_mark
+from lavic.describe.top_logits import STORE_FILE, TopLogits, default_folder, shard_files, text_mark
 from lavic.distill.config import DistillSettings
 from lavic.errors import InputError
 from lavic.formats import ItemImage
@@ -52,10 +52,9 @@ def store_mark(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        for path in sorted([folder / STORE_FILE, *folder.glob("[0-9]" * 5 + ".*")]):
-            if path.suffix in (".json", ".bin"):
-                with path.open("rb") as stream:
-                    digest.update(path.name.encode() + stream.read(_MARKED_BYTES if path.suffix == ".bin" else -1))
+        for path in (*shard_files(folder), folder / STORE_FILE):
+            with path.open("rb") as stream:
+                digest.update(path.name.encode() + stream.read(_MARKED_BYTES if path.suffix == ".bin" else -1))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(folder)) from error
     return digest.hexdigest()

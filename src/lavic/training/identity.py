@@ -53,6 +53,16 @@ def weights_mark(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def differences(known: Mapping[str, str], wanted: Mapping[str, str], names: Iterable[str]) -> str:
+    """What differs between two identities, of the given names in their order; "" if nothing does."""
+    return ", ".join(
+        # The values of contents are marks, which say nothing to a reader.
+        f"{name} (was {known.get(name)}, is {wanted.get(name)})" if name.startswith("--") else name
+        for name in names
+        if known.get(name) != wanted.get(name)
+    )
+
+
 def check_same_run(
     state: RunState,
     identity: Mapping[str, str],
@@ -75,14 +85,10 @@ def check_same_run(
     """
     known = state.identity
     names = identity.keys() | known.keys() if whole else identity.keys()
-    different = sorted(name for name in names if identity.get(name) != known.get(name))
+    different = differences(known, identity, sorted(names))
     if different:
-        shown = ", ".join(
-            f"{name} (was {known.get(name)}, is {identity.get(name)})" if name.startswith("--") else name
-            for name in different
-        )
         raise OutputError(
-            f"{folder}/ holds a run with other settings or data: {shown}",
+            f"{folder}/ holds a run with other settings or data: {different}",
             remedy="Resume with the same ones, or start again with --overwrite.",
         )
     if whole and state.threads != torch.get_num_threads():
