@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from lavic.config import Settings, setting
-from lavic.distill.config import DistillSettings, Every, parse_every
+from lavic.distill.config import DistillSettings
 from lavic.errors import ConfigError
+from lavic.training.settings import Every, parse_every
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -178,7 +179,7 @@ def test_an_interval_is_steps_epochs_or_minutes(text: str, expected: Every) -> N
             {"warmup": "10", "max_steps": "10"},
             "--warmup: 10 steps of warm-up leave none of --max_steps 10 at the full rate.",
         ),
-        ({"devices": "2"}, "--devices: lavic distill uses one device, not 2."),
+        ({"devices": "2"}, "--devices: lavic trains on one device, not on 2."),
     ],
 )
 def test_distill_settings_that_do_not_go_together_are_refused(flags: dict[str, object], expected: str) -> None:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Hashable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -76,6 +76,9 @@ class Settings(BaseModel):
     # protected_namespaces: "model" and "model_name" are names of ours, as in the published scripts.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
+    #: The order of the panels; those that are not named come last, as they are written.
+    panels: ClassVar[tuple[str, ...]] = ()
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -107,6 +110,16 @@ class Settings(BaseModel):
             return cls.model_validate({**from_file, **from_flags})
         except ValidationError as error:
             raise _as_config_error(error, config, from_file, from_flags) from None
+
+    @classmethod
+    def ordered_fields(cls) -> dict[str, FieldInfo]:
+        """The fields by panel, for a help in which what belongs together stands together."""
+
+        def place(field: FieldInfo) -> int:
+            panel = field_extra(field, "panel")
+            return cls.panels.index(panel) if panel in cls.panels else len(cls.panels)
+
+        return dict(sorted(cls.model_fields.items(), key=lambda member: place(member[1])))
 
     @classmethod
     def field_names(cls) -> dict[str, str]:

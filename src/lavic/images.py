@@ -63,6 +63,19 @@ def read_image(
     Raises:
         ImageError: ``problem`` is a short reason, fit for ``skipped.jsonl``.
     """
+    data = picture_bytes(path, max_bytes=max_bytes)
+    try:
+        return decode_image(data, max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(error.problem, where=str(path)) from error
+
+
+def picture_bytes(path: Path, *, max_bytes: int = IMAGE_LIMITS.max_bytes) -> bytes:
+    """The bytes of a picture file, for ``decode_image``.
+
+    Raises:
+        ImageError: no ordinary file, not readable, or too large.
+    """
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -74,10 +87,7 @@ def read_image(
         raise ImageError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
     if max(size, len(data)) > max_bytes:
         raise ImageError(f"the file is larger than {max_bytes:,} bytes", where=str(path))
-    try:
-        return decode_image(data, max_pixels=max_pixels)
-    except ImageError as error:
-        raise ImageError(error.problem, where=str(path)) from error
+    return data
 
 
 def decode_image(data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels) -> Image.Image:

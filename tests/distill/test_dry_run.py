@@ -18,11 +18,11 @@ from small_world import flags, make_world, refused, train_rows, write_train_rows
 from lavic.cli.main import run_command_line
 from lavic.distill.config import DistillSettings
 from lavic.distill.run_time import Plan, Timings, after_warm_up, longest, plan_of, spread, whole_run_s
-from lavic.distill.setup import make_loop_settings
 from lavic.errors import ConfigError, TrainingError
 from lavic.model.sequences import Sequence
 from lavic.training.loaders import Sample
 from lavic.training.loop import Trainer
+from lavic.training.runs import loop_settings
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_the_warm_up_does_not_count() -> None:
 def test_the_plan_counts_what_the_run_does(changes: dict[str, Any], plan: Plan) -> None:
     settings = DistillSettings.load(None, {"batch_size": 2, **changes})
     timings = Timings(0, step_s=6, validation_s=0, save_s=0, start_s=0)
-    assert plan_of(make_loop_settings(settings, 10), settings, 10, timings) == plan
+    assert plan_of(loop_settings(settings, 10), settings, 10, timings) == plan
 
 
 def test_the_time_of_the_whole_run_is_the_sum_of_its_parts() -> None:

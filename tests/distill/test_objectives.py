@@ -259,7 +259,7 @@ def test_another_vocabulary_is_refused(world: Path, tmp_path: Path, capsys: pyte
     path = world / STORE / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vocabulary": 32_064}))
     assert refused(capsys, flags(world, tmp_path / "out", objective="kl")) == (
-        f"{world / STORE}: the teacher chose among 32,064 tokens and --model has 2,048. Teacher and student need the "
+        f"{world / STORE}: the teacher chose among 32,064 tokens and --model has 3,344. Teacher and student need the "
         "same vocabulary: run lavic describe --top_logits with that of --model, or train with --objective nll."
     )
 
@@ -276,7 +276,7 @@ def test_other_tokens_for_the_same_text_are_refused(
     for name, mark in marks.items():
         found = store.get(name)
         changed.append((name, mark, type(found)(found.targets + 1, found.ids, found.log_probs, found.rest)))
-    write_shard(world / STORE, 0, changed, no_tokens(K, 2048))
+    write_shard(world / STORE, 0, changed, no_tokens(K, 3344))
     sentence = refused(capsys, flags(world, tmp_path / "out", objective="kl"))
     assert sentence.startswith(f"{world / STORE}: the probabilities of ")
     assert "belong to other target tokens. Description, prompt or tokenizer changed" in sentence

@@ -18,11 +18,11 @@ from small_world import flags, make_world, refused, skipped, train_rows, write_t
 from lavic.cli.main import run_command_line
 from lavic.distill import evaluation
 from lavic.distill.config import DistillSettings
-from lavic.distill.setup import make_loop_settings
 from lavic.distill.task import ADAPTER_FOLDER, DistillMicroStep, DistillTask
 from lavic.files import sha256_file
 from lavic.model.load import load_base
 from lavic.training.checkpoints import CHECKPOINT_FILE, read_state
+from lavic.training.runs import loop_settings
 
 # Dropout, shuffling, workers, uneven accumulation, warm-up, cosine, validation inside the epoch.
 HARD = {
@@ -91,8 +91,8 @@ def test_the_recorded_loss_of_the_best_adapter_is_measured_again_exactly(
 
 
 def test_checkpoint_every_counts_steps_or_minutes() -> None:
-    by_steps = make_loop_settings(DistillSettings(checkpoint_every="10"), 100)
-    by_minutes = make_loop_settings(DistillSettings(checkpoint_every="10m"), 100)
+    by_steps = loop_settings(DistillSettings(checkpoint_every="10"), 100)
+    by_minutes = loop_settings(DistillSettings(checkpoint_every="10m"), 100)
     assert (by_steps.checkpoint_steps, by_steps.checkpoint_minutes) == (10, 0)
     assert (by_minutes.checkpoint_steps, by_minutes.checkpoint_minutes) == (0, 10)
 

@@ -345,7 +345,7 @@ def test_an_adapter_trained_on_a_model_of_another_size(
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: they exclude each other."),
         ({"adapter": "x"}, "--adapter: it needs --validate_only."),
         ({"warmup": 5, "max_steps": 5}, "--warmup: 5 steps of warm-up leave none"),
-        ({"devices": 2}, "--devices: lavic distill uses one device, not 2."),
+        ({"devices": 2}, "--devices: lavic trains on one device, not on 2."),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lavic.config import setting
-from lavic.distill.config import DATA, DistillSettings
+from lavic.distill.config import DistillSettings
+from lavic.training.settings import DATA
 
 
 class CheckSettings(DistillSettings):

@@ -16,13 +16,13 @@ from lavic.check.model import ModelFacts, look_at_model
 from lavic.config import field_extra
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
-from lavic.distill.setup import make_loop_settings
 from lavic.distill.teacher import TeacherStore, open_teacher
 from lavic.errors import ConfigError
 from lavic.formats import read_train_metadata, read_valid_metadata
 from lavic.model.adapters import read_lora_settings
 from lavic.model.sequences import SequenceBuilder
 from lavic.prompts import DEFAULT_PROMPTS, load_prompts
+from lavic.training.runs import loop_settings
 from lavic.training.sampler import steps_per_epoch
 
 
@@ -181,7 +181,7 @@ def _steps(report: Report) -> int:
     settings, samples = report.settings, len(report.train.samples) if report.train is not None else 0
     if not samples:
         return 0
-    loop = make_loop_settings(settings, samples)
+    loop = loop_settings(settings, samples)
     return loop.total_steps(steps_per_epoch(samples, settings.batch_size, settings.gradient_accumulation))
 
 
@@ -248,7 +248,7 @@ def _outcome(report: Report) -> Outcome:
 def command_flags(settings: DistillSettings) -> str:
     """The flags of the run that was checked: those that are not at their defaults."""
     words: list[str] = []
-    for name, described in DistillSettings.model_fields.items():
+    for name, described in DistillSettings.ordered_fields().items():
         value: Any = getattr(settings, name)
         if value == described.default or field_extra(described, "hidden"):
             continue

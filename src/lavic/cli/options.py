@@ -43,7 +43,7 @@ def signature_of(settings_class: type[Settings]) -> inspect.Signature:
     names = set(settings_class.field_names())
     assert not names & {CONFIG, JSON}, "these names belong to the command line"
     parameters: list[inspect.Parameter] = []
-    for name, field in settings_class.model_fields.items():
+    for name, field in settings_class.ordered_fields().items():
         parameters += _switch(name, field) if is_switch(field) else [_valued(name, field)]
     parameters.append(
         _keyword(

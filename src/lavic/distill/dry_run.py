@@ -35,8 +35,7 @@ from lavic.distill.run_time import (
     tokens_of,
     whole_run_s,
 )
-from lavic.distill.setup import Data, collect_data, load_model, make_dataset, make_loop_settings, read_metadata
-from lavic.distill.task import peak_memory_gb
+from lavic.distill.setup import Data, collect_data, load_model, make_dataset, read_metadata
 from lavic.distill.train import train_to_end
 from lavic.errors import NothingLeftError
 from lavic.files import write_atomic
@@ -47,7 +46,9 @@ from lavic.rendering import duration
 from lavic.training.checkpoints import CHECKPOINT_FILE, RunState
 from lavic.training.loaders import Sample
 from lavic.training.run_log import RunLog
+from lavic.training.runs import loop_settings
 from lavic.training.sampler import epoch_batches
+from lavic.training.task import peak_memory_gb
 
 #: Validation samples that are timed at most.
 TIMED_VALIDATION = 6 * VALIDATION_BATCH
@@ -115,7 +116,7 @@ def run_dry(settings: DistillSettings, console: Console) -> Outcome:
     bench = _Bench(settings, console, skipped, base, wrapped, lora, data)
     with tempfile.TemporaryDirectory(prefix="lavic-dry-run-") as folder:
         timings = bench.measure(Path(folder), settings.dry_run, begun)
-    plan = plan_of(make_loop_settings(settings, len(data.train)), settings, len(data.train), timings)
+    plan = plan_of(loop_settings(settings, len(data.train)), settings, len(data.train), timings)
     return _outcome(settings, console, data, plan, timings, skipped)
 
 

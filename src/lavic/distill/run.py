@@ -20,16 +20,15 @@ from lavic.distill.task import ADAPTER_FOLDER
 from lavic.distill.teacher import store_mark, teacher_folder
 from lavic.distill.train import train_to_end
 from lavic.distill.validate_only import run_validation
-from lavic.files import FolderLock, prepare_output
-from lavic.folders import LOCK_NAME
+from lavic.files import FolderLock
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters
-from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, read_state
-from lavic.training.devices import choose_device, choose_precision
+from lavic.training.checkpoints import CHECKPOINT_FILE, RunState
 from lavic.training.failures import machine_failures
-from lavic.training.identity import check_same_run, identity_of, names_mark, weights_mark
+from lavic.training.identity import check_same_run, names_mark, weights_mark
 from lavic.training.loaders import Sample
-from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, RUN_LOG_NAMES, SKIPPED_FILE, RunLog, read_rows
+from lavic.training.run_log import RUN_LOG_NAMES, SKIPPED_FILE, RunLog
+from lavic.training.runs import finished_already, log_end, prepare_run, run_identity
 
 #: What a run writes into its folder; --overwrite deletes these and nothing else.
 KNOWN_OUTPUTS = (
@@ -41,27 +40,18 @@ KNOWN_OUTPUTS = (
     CONFIG_FILE,
     VERSIONS_FILE,
 )
-# Settings that may differ between a run and its resumption without changing its result. Data, prompts and the
-# teacher's probabilities may lie elsewhere by now: their content is compared.
+# Data and the teacher's probabilities may lie elsewhere by now: their content is compared.
 _FREE_TO_CHANGE = {
     "train_data",
     "val_data",
     "train_images_dir",
     "val_images_dir",
-    "prompts",
     "logits_dir",
     "num_workers",
-    "checkpoint_every",
-    "log_dir",
-    "resume",
-    "overwrite",
-    "output_dir",
     "require_criteria",
     "max_val_loss",
     "max_val_perplexity",
     "adapter_size_mb",
-    "validate_before_training",
-    "skip_gpu_check",
     "dry_run",
     "picture_cache",
 }
@@ -80,46 +70,14 @@ def run(settings: DistillSettings, console: Console) -> Outcome:
         if settings.dry_run is not None:
             return run_dry(settings, console)
         with FolderLock(settings.output_dir):
-            state = _prepare(settings)
+            state = prepare_run(settings, KNOWN_OUTPUTS)
             identity = known_identity(settings)
             if state is not None:
                 check_same_run(state, identity, settings.output_dir, console.warn, whole=False)
             with SkipLog(settings.output_dir / SKIPPED_FILE, resume=state is not None) as skipped:
                 if state is not None and state.finished:
-                    return _finished_already(settings, console, skipped, state)
+                    return finished_already(settings, console, skipped, state)
                 return _train(settings, console, skipped, state, identity)
-
-
-def _prepare(settings: DistillSettings) -> RunState | None:
-    """Make the output folder ready; the state to resume from, if any."""
-    folder = settings.output_dir
-    skipped = folder / SKIPPED_FILE
-    if skipped.is_file() and {path.name for path in folder.iterdir()} <= {SKIPPED_FILE, LOCK_NAME}:
-        # A run that found nothing to train on: it left the list of what was wrong with the data, no more.
-        skipped.unlink()
-    state = read_state(folder) if folder.is_dir() and not settings.overwrite else None
-    holds = ""
-    if state is not None:
-        holds = f"a run at step {state.step}" + (" (finished)" if state.finished else "")
-    prepare_output(folder, resume=settings.resume, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, holds=holds)
-    return state if settings.resume else None
-
-
-def _finished_already(settings: DistillSettings, console: Console, skipped: SkipLog, state: RunState) -> Outcome:
-    """Say so; a run that was killed between its last checkpoint and its last line gets that line."""
-    folder = settings.output_dir
-    if not any(row["kind"] == "end" and row.get("status") == "finished" for row in read_rows(folder / EVENTS_FILE)):
-        with RunLog(folder, settings.log_dir, resume_step=state.step, resume_rows=state.event_rows) as log:
-            _log_end(log, state, skipped)
-    (folder / PROCESS_FILE).unlink(missing_ok=True)
-    console.info(f"The run in {folder}/ has finished already, at step {state.step}.")
-    return Outcome(summary={"output_dir": str(folder), "step": state.step, "status": "finished"})
-
-
-def _log_end(log: RunLog, state: RunState, skipped: SkipLog) -> None:
-    if skipped.count:
-        log.skipped(skipped.count, reasons=dict(skipped.by_reason))
-    log.end("finished", best_step=state.best_step, best_loss=state.best_loss)
 
 
 def _train(
@@ -157,7 +115,7 @@ def _train(
             adapter_size_mb=settings.adapter_size_mb,
         )
         print_criteria(criteria, console)
-        _log_end(log, state, skipped)
+        log_end(log, state, skipped)
     if skipped.count:
         console.warn(f"{skipped.count} rows or pictures were left out; {skipped.path} lists them.")
     return _outcome(settings, state, best, skipped, criteria)
@@ -173,12 +131,9 @@ def _with_size(sample: Sample) -> str:
 
 def known_identity(settings: DistillSettings) -> dict[str, str]:
     """What must be the same for a resumed run, as far as it is known before the model is loaded."""
-    device = choose_device(settings.device)
-    # What `auto` means may change between two calls.
-    resolved = {"device": device.type, "precision": choose_precision(settings.precision, device)}
     store = {"content of --logits_dir": store_mark(teacher_folder(settings))} if settings.has_teacher else {}
-    return store | identity_of(
-        {**settings.model_dump(mode="json"), **resolved},
+    return store | run_identity(
+        settings,
         free=_FREE_TO_CHANGE,
         files={
             "--train_data": settings.train_data,

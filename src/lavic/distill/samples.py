@@ -43,7 +43,7 @@ def collect_samples(
     for image in images:
         if max_samples is not None and there >= max_samples:
             break
-        path, problem = _picture(images_dir, image.image_name)
+        path, problem = find_picture(images_dir, image.image_name)
         if problem or path is None:
             skipped.add(file=path or images_dir, where=image.where, key=image.image_name, reason=problem)
             continue
@@ -66,7 +66,7 @@ def collect_samples(
     return samples
 
 
-def _picture(folder: Path, name: str) -> tuple[Path | None, str]:
+def find_picture(folder: Path, name: str) -> tuple[Path | None, str]:
     """Where a picture lies, or why it cannot be used; decoding comes later, in the workers."""
     try:
         path = safe_join(folder, name)

@@ -24,9 +24,7 @@ from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import load_prompts
 from lavic.training.devices import choose_device, choose_precision, weights_dtype
 from lavic.training.loaders import MicroBatches, Sample
-from lavic.training.loop import LoopSettings
 from lavic.training.picture_cache import PictureCache
-from lavic.training.sampler import steps_per_epoch
 
 _DATA_REMEDY = (
     "Give --train_data and --val_data, or make a small world to try: lavic toyshop --output_dir toyshop --items 600."
@@ -185,23 +183,3 @@ def make_prefix(model: FiveTokenModel, samples: Rows[Sample]) -> PrefixCache | N
 def make_accelerations(settings: DistillSettings) -> Accelerations:
     """The model's short cuts, as the settings switch them."""
     return Accelerations(**{field.name: getattr(settings, field.name) for field in fields(Accelerations)})
-
-
-def make_loop_settings(settings: DistillSettings, samples: int) -> LoopSettings:
-    """The loop's settings, with intervals in optimizer steps."""
-    per_epoch = steps_per_epoch(samples, settings.batch_size, settings.gradient_accumulation)
-    validation, checkpoint = settings.validation_interval, settings.checkpoint_interval
-    every = validation.amount * (per_epoch if validation.unit == "epochs" else 1)
-    return LoopSettings(
-        lr=settings.lr,
-        gradient_clip=settings.gradient_clip,
-        warmup=settings.warmup,
-        schedule=settings.schedule,
-        seed=settings.seed,
-        epochs=settings.num_epochs,
-        max_steps=settings.max_steps,
-        validate_every=max(1, round(every)) if settings.val_every else 0,
-        checkpoint_steps=int(checkpoint.amount) if checkpoint.unit == "steps" else 0,
-        checkpoint_minutes=checkpoint.amount if checkpoint.unit == "minutes" else 0.0,
-        patience=settings.early_stopping,
-    )

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-import torch
-from lightning_fabric import Fabric
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from lavic.console import Console, Progress
 from lavic.distill.card import CardFacts, model_card
 from lavic.distill.criteria import write_val_metrics
 from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, validate
 from lavic.distill.samples import costs
 from lavic.distill.teacher import TeacherStore
 from lavic.errors import NothingLeftError
-from lavic.formats import SkipLog
-from lavic.model.adapters import LoraSettings, save_adapter, set_lora_dropout
+from lavic.model.adapters import save_adapter, set_lora_dropout
 from lavic.model.losses import TEXT_ALONE, Objective
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
-from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
 from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
 from lavic.training.loop import MicroStep, StepReport
-from lavic.training.run_log import RunLog
 from lavic.training.sampler import epoch_batches, steps_per_epoch
+from lavic.training.task import TrainTask
 
 ADAPTER_FOLDER = "vision_lora_adapter_best"
 
@@ -65,8 +57,8 @@ class DistillMicroStep:
             return loss.weighed(task.objective)
 
 
-@dataclass
-class DistillTask:
+@dataclass(kw_only=True)
+class DistillTask(TrainTask):
     """See ``lavic.training.loop.Task``.
 
     Attributes:
@@ -76,38 +68,20 @@ class DistillTask:
         best: validation of the adapter that is saved.
         teacher: its probabilities at every target token; None for an objective without them.
         parts: of the step that is being done, (nats, divergence) of each micro-batch; empty without a teacher.
-        told: how many rows and pictures left out the text log has been told of.
     """
 
-    fabric: Fabric
     model: FiveTokenModel
-    wrapped: PeftModel
-    lora: LoraSettings
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
     train: MicroBatches
     valid: MicroBatches
     prefix: PrefixCache | None
     valid_prefix: PrefixCache | None
-    batch_size: int
-    accumulation: int
-    seed: int
-    group_by_length: bool
     workers: int
-    output_dir: Path
-    base_name: str
-    skipped: SkipLog
-    log: RunLog
-    console: Console
-    bar: Progress
     objective: Objective = TEXT_ALONE
     teacher: TeacherStore | None = None
     last: ValidationLoss | None = None
     best: ValidationLoss | None = None
     unreadable: set[int] = field(default_factory=set)
-    noticed: set[str] = field(default_factory=set)
     parts: list[tuple[float, float]] = field(default_factory=list)
-    told: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -135,7 +109,7 @@ class DistillTask:
         with closing(micro_batches(self.train, remaining, workers=self.workers)) as batches_read:
             for number, batch in enumerate(batches_read, start=1):
                 self.train.list_failed(batch.failed, self.skipped)
-                self._notice(batch.notice)
+                self.notice(batch.notice)
                 self.unreadable.update(index for index, _ in batch.failed)
                 if len(self.unreadable) == len(self.train.samples):
                     raise NothingLeftError(
@@ -149,47 +123,12 @@ class DistillTask:
                     yield group
                     group = []
 
-    def _notice(self, notice: str) -> None:
-        """Warn of something once."""
-        if notice and notice not in self.noticed:
-            self.noticed.add(notice)
-            self.console.warn(notice)
-
-    def step_done(self, report: StepReport) -> None:
-        """Log a step and move the bar."""
-        if self.skipped.count > self.told:
-            # A line of the text log, no event: the list may grow at another step in a run that was resumed.
-            self.told = self.skipped.count
-            self.log.note(f"left out so far: {self.told} rows or pictures; {self.skipped.path} lists them")
-        rate = report.samples / max(report.seconds, 1e-9)
-        parts = self._means(report.tokens)
-        self.log.step(
-            report.step,
-            train_loss=report.train_loss,
-            lr=report.lr,
-            **parts,
-            epoch=round(report.epoch, 4),
-            tokens=report.tokens,
-            gradient_norm=report.gradient_norm,
-            samples=report.samples,
-            seconds=round(report.seconds, 4),
-            samples_per_s=round(rate, 2),
-            memory_gb=peak_memory_gb(),
-        )
-        self.bar.advance(
-            1,
-            loss=f"{report.train_loss:.3f}",
-            ppl=f"{math.exp(min(parts.get('train_nll', report.train_loss), 20)):.2f}",
-            samples_per_s=f"{rate:.1f}",
-            memory=f"{peak_memory_gb():.1f} GB",
-        )
-
-    def _means(self, tokens: int) -> dict[str, float]:
+    def parts_of(self, report: StepReport) -> dict[str, float]:
         """The step's nats and divergence per target token, by what the log calls them; nothing without a teacher."""
-        if not self.parts or not tokens:
+        if not self.parts or not report.tokens:
             return {}
         nats, divergences = (math.fsum(column) for column in zip(*self.parts, strict=True))
-        return {"train_nll": nats / tokens, "train_kl": divergences / tokens}
+        return {"train_nll": nats / report.tokens, "train_kl": divergences / report.tokens}
 
     # -- validation ----------------------------------------------------------------------------------------
 
@@ -252,22 +191,6 @@ class DistillTask:
         assert self.last is not None, "an epoch ends with a validation"
         write_val_metrics(self.output_dir, epoch + 1, self.last)
 
-    # -- checkpoints ---------------------------------------------------------------------------------------
-
-    def save_checkpoint(self, state: RunState, *, record: bool) -> None:
-        """Write the one checkpoint file; its event row comes first, so that a whole checkpoint has all its rows.
-
-        What a user's Ctrl-C saves is not recorded: an uninterrupted run would not have that row.
-        """
-        if record:
-            self.log.checkpoint(state.step, path=CHECKPOINT_FILE, finished=state.finished)
-        state.event_rows = self.log.rows
-        state.best_result = None if self.best is None else asdict(self.best)
-        save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)
-
-
-def peak_memory_gb() -> float:
-    """Most memory used so far: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+    def best_as_dict(self) -> dict[str, float] | None:
+        """The best validation as the checkpoint keeps it."""
+        return None if self.best is None else asdict(self.best)

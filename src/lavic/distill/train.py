@@ -8,7 +8,7 @@ from peft import PeftModel
 from lavic.console import Console
 from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import ValidationLoss
-from lavic.distill.setup import Data, make_accelerations, make_dataset, make_loop_settings, make_prefix
+from lavic.distill.setup import Data, make_accelerations, make_dataset, make_prefix
 from lavic.distill.task import DistillTask
 from lavic.distill.teacher import objective_of
 from lavic.formats import SkipLog
@@ -19,6 +19,7 @@ from lavic.training.checkpoints import RunState, restore
 from lavic.training.devices import choose_device, choose_precision, make_fabric
 from lavic.training.loop import Trainer
 from lavic.training.run_log import RunLog
+from lavic.training.runs import loop_settings
 from lavic.training.sampler import steps_per_epoch
 
 
@@ -43,7 +44,7 @@ def train_to_end(
     if resumed:
         restore(settings.output_dir, parameters, optimizer)
     model = FiveTokenModel(base, make_accelerations(settings))
-    loop = make_loop_settings(settings, len(data.train))
+    loop = loop_settings(settings, len(data.train))
     total = loop.total_steps(steps_per_epoch(len(data.train), settings.batch_size, settings.gradient_accumulation))
     with console.progress("Distilling", total - state.step) as bar:
         task = DistillTask(

@@ -9,6 +9,7 @@ from collections.abc import Sequence as Rows
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from lavic.model.sequences import Sequence, SequenceBuilder, TokenBatch
 from lavic.model.views import cut_views
 from lavic.skipped import SkipLog
 from lavic.training.picture_cache import PictureCache
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,17 @@ def _signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def micro_batches(
-    dataset: MicroBatches, batches: list[list[int]], *, workers: int
-) -> Generator[MicroBatch, None, None]:
-    """The micro-batches in the given order, read ahead by ``workers`` processes (0: in this one)."""
+def micro_batches(dataset: Dataset[Batch], batches: list[list[int]], *, workers: int) -> Generator[Batch, None, None]:
+    """The micro-batches in the given order, read ahead by ``workers`` processes (0: in this one).
+
+    Args:
+        dataset: makes a batch, of micro-batches or of what it will, from a list of indices.
+    """
     if not batches:
         return
     # More processes than cores only get in each other's way, and torch warns of them.
     processes = min(workers, len(batches), len(os.sched_getaffinity(0)))
-    loader: DataLoader[MicroBatch] = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,

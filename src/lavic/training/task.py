@@ -1,0 +1,110 @@
+"""What the tasks of the training loop have in common: how a step is logged, and a checkpoint written."""
+
+from __future__ import annotations
+
+import math
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from peft import PeftModel
+from torch import nn
+
+from lavic.console import Console, Progress
+from lavic.model.adapters import LoraSettings
+from lavic.skipped import SkipLog
+from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
+from lavic.training.loop import StepReport
+from lavic.training.run_log import RunLog
+
+
+@dataclass(kw_only=True)
+class TrainTask:
+    """The part of a ``lavic.training.loop.Task`` that does not depend on what is trained.
+
+    Attributes:
+        wrapped: the model with LoRA, whose parameters these are.
+        batch_size: samples of a micro-batch; ``accumulation`` micro-batches make an optimizer step.
+        told: how many rows and pictures left out the text log has been told of.
+    """
+
+    fabric: Fabric
+    wrapped: PeftModel
+    lora: LoraSettings
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    batch_size: int
+    accumulation: int
+    seed: int
+    group_by_length: bool
+    output_dir: Path
+    base_name: str
+    skipped: SkipLog
+    log: RunLog
+    console: Console
+    bar: Progress
+    told: int = 0
+    noticed: set[str] = field(default_factory=set)
+
+    def notice(self, notice: str) -> None:
+        """Warn of something once."""
+        if notice and notice not in self.noticed:
+            self.noticed.add(notice)
+            self.console.warn(notice)
+
+    def parts_of(self, report: StepReport) -> dict[str, float]:
+        """Further losses of the step per target token, by what the log calls them."""
+        return {}
+
+    def step_done(self, report: StepReport) -> None:
+        """Log a step and move the bar."""
+        if self.skipped.count > self.told:
+            # A line of the text log, no event: the list may grow at another step in a run that was resumed.
+            self.told = self.skipped.count
+            self.log.note(f"left out so far: {self.told} rows or pictures; {self.skipped.path} lists them")
+        rate = report.samples / max(report.seconds, 1e-9)
+        parts = self.parts_of(report)
+        self.log.step(
+            report.step,
+            train_loss=report.train_loss,
+            lr=report.lr,
+            **parts,
+            epoch=round(report.epoch, 4),
+            tokens=report.tokens,
+            gradient_norm=report.gradient_norm,
+            samples=report.samples,
+            seconds=round(report.seconds, 4),
+            samples_per_s=round(rate, 2),
+            memory_gb=peak_memory_gb(),
+        )
+        self.bar.advance(
+            1,
+            loss=f"{report.train_loss:.3f}",
+            ppl=f"{math.exp(min(parts.get('train_nll', report.train_loss), 20)):.2f}",
+            samples_per_s=f"{rate:.1f}",
+            memory=f"{peak_memory_gb():.1f} GB",
+        )
+
+    def best_as_dict(self) -> dict[str, float] | None:
+        """The best validation as the checkpoint keeps it."""
+        raise NotImplementedError
+
+    def save_checkpoint(self, state: RunState, *, record: bool) -> None:
+        """Write the one checkpoint file; its event row comes first, so that a whole checkpoint has all its rows.
+
+        What a user's Ctrl-C saves is not recorded: an uninterrupted run would not have that row.
+        """
+        if record:
+            self.log.checkpoint(state.step, path=CHECKPOINT_FILE, finished=state.finished)
+        state.event_rows = self.log.rows
+        state.best_result = self.best_as_dict()
+        save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)
+
+
+def peak_memory_gb() -> float:
+    """Most memory used so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
