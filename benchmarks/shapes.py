@@ -1,4 +1,4 @@
-"""Models of the real classes with random weights, by shape, and samples with the real data's averages.
+"""Models of the real classes with random weights, by shape; samples and conversations with the real data's averages.
 
 ==========  =============  ================  =======================================================================
 shape       tower          language model    what for
@@ -12,7 +12,9 @@ shape       tower          language model    what for
 
 from __future__ import annotations
 
+import math
 import random
+import string
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lavic.formats import Conversation
 from lavic.model.families import FAMILIES
 from lavic.model.load import TINY_FOLDER, BaseModel
 from lavic.model.sequences import SequenceBuilder
@@ -41,6 +44,19 @@ TITLE_WORDS, TITLE_SPREAD, TITLE_RANGE = 17, 9, (2, 44)
 #: Share of a description's words that are made-up names of several tokens: the shipped tokenizer learned the shop's
 #: language and takes one token for most of its words; with these a sample has some 240 tokens.
 NAMES_SHARE = 0.4
+#: Tokens of a conversation. In the public files the median is 636 to 745 characters (about 170 tokens), the logarithm's
+#: standard deviation 0.92 to 0.99, the 5th percentile about 130 characters and the 95th about 2,800.
+CONTEXT_MEDIAN, CONTEXT_SPREAD, CONTEXT_RANGE = 170, 0.95, (30, 700)
+#: Conversations are the middle ones by length of so many: a public file has 758 to 826, and a batch holds neighbours.
+DRAWN_CONVERSATIONS = 256
+#: Of 14 characters the shipped tokenizer makes about eight tokens: what Mistral's, which splits digits, is taken to
+#: make of the ten of a published ID.
+ID_CHARACTERS = 14
+POSTS = "<submission>{}</submission>\n<comment>{}</comment>"
+CANDIDATES = 10
+CANDIDATE_TYPE = "st"
+#: Different products; each conversation takes ten of them.
+PRODUCTS = 40
 #: The longest side of the pictures that ``large`` leads to.
 PICTURE_SIZE = 500
 #: CLIP's, for pixels from 0 to 1.
@@ -77,8 +93,8 @@ class Shape:
 
 SHAPES = {
     "7b": Shape("7b", 336, 14, 1024, 24, 16, 4096, 32, 32, 8, 14336, 32064),
-    "small": Shape("small", 336, 14, 192, 4, 3, 640, 12, 10, 2, 2240, 2048),
-    "tiny": Shape("tiny", 40, 8, 32, 2, 2, 64, 2, 4, 2, 192, 2048),
+    "small": Shape("small", 336, 14, 192, 4, 3, 640, 12, 10, 2, 2240, 3344),
+    "tiny": Shape("tiny", 40, 8, 32, 2, 2, 64, 2, 4, 2, 192, 3344),
 }
 
 
@@ -170,3 +186,74 @@ def _words(
     while len(words) < wanted:
         words += make().split()
     return words[:wanted]
+
+
+# -- conversations (stage 2) ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Conversations about drawn products.
+
+    Attributes:
+        conversations: each with ten candidates, one of them the right item.
+        titles: by item ID.
+        pictures: the file of each item's one picture.
+    """
+
+    conversations: list[Conversation]
+    titles: dict[str, str]
+    pictures: dict[str, Path]
+
+
+def make_shop(folder: Path, count: int, seed: int) -> Shop:
+    """``count`` conversations of usual length about products with drawn pictures and long titles."""
+    rng, tokenizer = random.Random(f"benchmark/shop/{seed}"), toy_tokenizer()
+    titles: dict[str, str] = {}
+    pictures: dict[str, Path] = {}
+    shown = list(looks(rng, PRODUCTS, held_out=False))
+    for look in shown:
+        item_id = "B0" + "".join(rng.choices(string.ascii_uppercase + string.digits, k=ID_CHARACTERS - 2))
+        titles[item_id], pictures[item_id] = long_title(rng), folder / f"{item_id}_0.jpg"
+        if not pictures[item_id].exists():
+            draw(look, random.Random(f"benchmark/{item_id}"), PICTURE_SIZE).save(pictures[item_id], "JPEG", quality=92)
+    conversations = []
+    for number, (tokens, candidates) in enumerate(_middle(count, titles, rng, tokenizer)):
+        context = _context(tokens, shown, rng, tokenizer)
+        right = (rng.choice(candidates),)
+        lists = {CANDIDATE_TYPE: candidates}
+        conversations.append(Conversation(context, right, lists, where=f"benchmark, line {number + 1}"))
+    return Shop(conversations, titles, pictures)
+
+
+def _middle(
+    count: int, titles: dict[str, str], rng: random.Random, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[int, tuple[str, ...]]]:
+    """Tokens of the context and candidates of ``count`` conversations: the middle ones of many, by their prompts."""
+    own = {item_id: len(tokenizer(title, add_special_tokens=False).input_ids) for item_id, title in titles.items()}
+    drawn = []
+    for _ in range(max(DRAWN_CONVERSATIONS, count)):
+        length = round(math.exp(rng.gauss(math.log(CONTEXT_MEDIAN), CONTEXT_SPREAD)))
+        drawn.append((min(max(length, CONTEXT_RANGE[0]), CONTEXT_RANGE[1]), tuple(rng.sample(list(own), CANDIDATES))))
+    drawn.sort(key=lambda one: one[0] + sum(own[item_id] for item_id in one[1]))
+    start = (len(drawn) - count) // 2
+    chosen = drawn[start : start + count]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _context(tokens: int, shown: list[Look], rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Made text that takes about so many tokens together with its marks: a submission and a comment of equal length."""
+
+    def offsets(text: str) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        return found
+
+    words: list[str] = []
+    while len(words) < tokens:
+        words += long_description(rng.choice(shown), rng).split()
+    own = max(tokens - len(offsets(POSTS.format("", ""))), 2)
+    text = " ".join(words)[: offsets(" ".join(words))[own - 1][1]]
+    return POSTS.format(text[: len(text) // 2], text[len(text) // 2 :])

@@ -258,7 +258,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
             pass
         assert caught.value.sentence == (
             f"{tmp_path}/out: another run (process {os.getpid()}) is writing here. "
-            "Wait until it ends, or choose another --output-dir."
+            "Wait until it ends, or name another folder."
         )
     with FolderLock(tmp_path / "out"):
         pass

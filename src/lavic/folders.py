@@ -68,7 +68,7 @@ class FolderLock:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             who = f"another run (process {holder})" if holder else "another run"
-            remedy = "Wait until it ends, or choose another --output-dir."
+            remedy = "Wait until it ends, or name another folder."
             raise OutputError(f"{who} is writing here", where=str(self.folder), remedy=remedy) from error
         except OSError as error:
             os.close(descriptor)

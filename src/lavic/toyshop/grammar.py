@@ -46,8 +46,17 @@ _NOUNS = ("Edition", "Series", "Collection", "Model", "Release", "Line")
 
 def phrase(look: Look, rng: random.Random) -> str:
     """A noun phrase with colour, pattern and kind, such as ``a red striped mug``."""
-    before, after = PATTERN_WORDS[look.pattern]
-    words = f"{look.colour} {before} {look.kind}" if rng.random() < 0.7 else f"{look.colour} {look.kind} {after}"
+    if rng.random() < 0.7:
+        return plain_phrase(look)
+    return _with_article(f"{look.colour} {look.kind} {PATTERN_WORDS[look.pattern][1]}")
+
+
+def plain_phrase(look: Look) -> str:
+    """The same with the pattern in front, always."""
+    return _with_article(f"{look.colour} {PATTERN_WORDS[look.pattern][0]} {look.kind}")
+
+
+def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

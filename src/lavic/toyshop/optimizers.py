@@ -16,28 +16,30 @@ class Optimizers:
 
     Args:
         named: parameters with names that tell embeddings and heads from the rest.
-        matrix_rate: learning rate of Muon.
+        matrix_rate: learning rate of Muon; None leaves everything to AdamW.
         other_rate: learning rate of AdamW.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, matrix_rate: float, other_rate: float) -> None:
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], *, matrix_rate: float | None, other_rate: float
+    ) -> None:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in named:
             inside = parameter.dim() == 2 and not any(table in name for table in _TABLES)
-            (matrices if inside else others).append(parameter)
+            (matrices if inside and matrix_rate is not None else others).append(parameter)
         self._parameters = [*matrices, *others]
-        self._rates = (matrix_rate, other_rate)
-        self._optimizers = (
-            torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.01),
-        )
+        adamw = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, other_rate)]
+        if matrix_rate is not None:
+            muon = torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            self._optimizers.append((muon, matrix_rate))
 
     def step(self, loss: Tensor, factor: float) -> None:
         """Backward, clip, step; ``factor`` scales both learning rates."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+        for optimizer, rate in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             optimizer.step()

@@ -38,8 +38,8 @@ from lavic.toyshop.tiny_model import build_tiny_model, save_checkpoint, tiny_pro
 from lavic.toyshop.tokenizer import train_tokenizer
 
 CONTRAST_WEIGHT = 0.3
-#: One step in four repeats choosing, or describing would overwrite it.
-TEXT_SHARE = 0.25
+#: Every other step repeats choosing, or describing would overwrite it.
+TEXT_SHARE = 0.5
 
 Report = Callable[[str], None]
 
@@ -58,11 +58,11 @@ class Teacher:
     # -- lessons -------------------------------------------------------------------------------------------
 
     def text(self, steps: int) -> None:
-        """Copying, comparing, selecting, then choosing among ten."""
+        """Copying, comparing, carrying, then choosing among ten."""
         schooling = Schooling(self.model, self.tokenizer, seed=0)
         schooling.learn_copying(self.report)
         schooling.learn_comparing(self.report)
-        schooling.learn_selecting(self.report)
+        schooling.learn_carrying(self.report)
         for step in schooling.learn_choosing(steps, self.report):
             if step % 200 == 0 or step == steps:
                 accuracy = choice_accuracy(self.model, self.tokenizer, 200, seed=step)
@@ -95,18 +95,20 @@ class Teacher:
         return loss
 
     def describe(self, steps: int, *, batch: int = 48) -> None:
-        """Describing from image tokens; contrast and choosing go on."""
+        """Describing from image tokens; contrast (unless the tower is frozen) and choosing go on."""
         rng = random.Random(3)
         lessons = DescribingLessons(self.tokenizer, self.train, seed=4)
-        optimizers = Optimizers(
-            [*self.model.named_parameters(), *self.contrast.named_parameters()], matrix_rate=5e-3, other_rate=2e-3
-        )
+        learning = [
+            *((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad),
+            *(() if self.tower_is_frozen else self.contrast.named_parameters()),
+        ]
+        optimizers = Optimizers(learning, matrix_rate=None, other_rate=1.2e-3)
         states = torch.compile(tower_states)
         text = torch.compile(text_loss, dynamic=True)
         describing = torch.compile(describing_loss, dynamic=True)
         average = 3.0
         for step in range(1, steps + 1):
-            factor = cosine_rate(step, steps, hold=0.5)
+            factor = cosine_rate(step, steps)
             if rng.random() < TEXT_SHARE:
                 exercises = choosing(self.tokenizer, rng, 1.0)
                 with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -121,8 +123,10 @@ class Teacher:
                     image_tokens = packed_image_tokens(self.model, features)
                     loss = describing(self.model, *assemble(self.model, image_tokens, sequences, keep))
                 average = 0.98 * average + 0.02 * float(loss.detach())
-                contrast = self.contrast(cls.float(), *bags_of_words(self.tokenizer, texts))
-                optimizers.step(loss + CONTRAST_WEIGHT * contrast, factor)
+                if not self.tower_is_frozen:
+                    contrast = self.contrast(cls.float(), *bags_of_words(self.tokenizer, texts))
+                    loss = loss + CONTRAST_WEIGHT * contrast
+                optimizers.step(loss, factor)
             if step % 25 == 0:
                 self.report(f"describing step={step} of {steps} loss={average:.3f}")
             if step % 200 == 0:
@@ -142,6 +146,20 @@ class Teacher:
             losses.append(float(describing_loss(self.model, *batch)))
         accuracy = choice_accuracy(self.model, self.tokenizer, 100, seed=9)
         return f"loss on held-out pictures={sum(losses) / 4:.3f} right of ten={accuracy:.2f}"
+
+    @property
+    def tower_is_frozen(self) -> bool:
+        """Whether it was taken over."""
+        return not next(self.model.model.vision_tower.parameters()).requires_grad
+
+    def take_over_tower(self, checkpoint: Path) -> None:
+        """Tower, projector and line break of a finished checkpoint; the tower stays as it is."""
+        finished = LlavaNextForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).model
+        mine = self.model.model
+        for part in ("vision_tower", "multi_modal_projector"):
+            getattr(mine, part).load_state_dict(getattr(finished, part).state_dict())
+        mine.image_newline.data.copy_(finished.image_newline.data)
+        mine.vision_tower.requires_grad_(False)
 
     # -- work folder ---------------------------------------------------------------------------------------
 
@@ -170,9 +188,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and half-trained weights")
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished checkpoint")
     parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--text-steps", type=int, default=2400)
+    parser.add_argument("--tower", type=Path, help="take over the tower of this checkpoint, and freeze it")
+    parser.add_argument("--text-steps", type=int, default=1200)
     parser.add_argument("--see-steps", type=int, default=600)
-    parser.add_argument("--describe-steps", type=int, default=4000)
+    parser.add_argument("--describe-steps", type=int, default=2800)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -184,7 +203,10 @@ def main() -> None:
 
     teacher = Teacher(arguments.work, pictures=arguments.pictures, workers=arguments.threads, report=report)
     teacher.lesson("text", lambda: teacher.text(arguments.text_steps))
-    teacher.lesson("see", lambda: teacher.see(arguments.see_steps))
+    if arguments.tower is None:
+        teacher.lesson("see", lambda: teacher.see(arguments.see_steps))
+    else:
+        teacher.take_over_tower(arguments.tower)
     teacher.lesson("describe", lambda: teacher.describe(arguments.describe_steps))
     save_checkpoint(arguments.output, teacher.model, tiny_processor(teacher.tokenizer))
     accuracy = choice_accuracy(teacher.model, teacher.tokenizer, 1000, seed=77)

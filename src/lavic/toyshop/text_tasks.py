@@ -1,34 +1,39 @@
-"""What the tiny language model practises on text alone: copying, comparing, selecting, choosing.
+"""What the tiny language model practises on text alone: copying, comparing, carrying, choosing.
 
 A captioner cannot answer with one of ten IDs in its prompt. Repetition teaches copying, membership teaches to compare,
-selection to look up what was found, and choices put all together. Choosing is learnt only when more than the answer is
-asked: at every word of a candidate that names an attribute, whether the candidate still fits what is asked for; at the
-line break behind it, its own first free ID token if it is the right one, else a word for no. These labels are read from
-a layer in the middle (``text_training.LABEL_LAYER``), so that the layers above can look up what is known there; the
-input stays as it is. docs/experiments.md has the figures.
+carrying brings a row's own ID to its other words, and choices put all together. Choosing is learnt only when more than
+the answer is asked: at every word of a candidate that names an attribute, whether the candidate still fits what is
+asked for; at the colon behind its ID, the first token in which its ID differs from the others'; at its line break, that
+token again if it is the right one, else a word for no. These labels are read from layers in the middle
+(``text_training.LABEL_LAYERS``), so that the layers above can look up what is known there; the input stays as it is.
+docs/experiments.md has the figures.
 """
 
 from __future__ import annotations
 
 import random
-import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import accumulate
+from typing import Literal
 
 from transformers import LlamaTokenizer
 
 from lavic.prompts import DEFAULT_PROMPTS, fill
 from lavic.toyshop import grammar
 from lavic.toyshop.kinds import KINDS, Look, combinations, draw_look
+from lavic.toyshop.tokenizer import ID_CHARACTERS
 
 IGNORE = -100
-#: What a single word's comparison counts, against 1 for an answer's token; there are four times as many.
-WORD_WEIGHT = 0.5
-#: What the answer's first free token counts: it alone tells whether the right candidate was looked up.
-FREE_WEIGHT = 10.0
+#: What a label asks for: does the row fit so far; its own ID; its own ID if it is the right one.
+FITS, OWN, RIGHT = "fits", "own", "right"
+#: What a token of the answer counts, against 1, if rows of the same beginning can be told apart only by a look-up.
+LOOKUP_WEIGHT = 3.0
 #: The words for a label's yes and no.
 YES, NO = "▁is", "▁not"
-_ID_CHARACTERS = string.digits + string.ascii_uppercase
+#: How candidates are worded: one way; two ways; with the detail; in three sentences.
+Wording = Literal["plain", "phrase", "short", "long"]
 _REQUESTS = (
     "I am looking for {}.",
     "Can anyone recommend {}?",
@@ -39,6 +44,9 @@ _REQUESTS = (
 _CHATTER = ("Thanks in advance!", "Price does not matter.", "It is a gift.", "I have searched for days.", "")
 
 
+Combination = tuple[str, str, str]
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One sequence.
@@ -46,23 +54,24 @@ class Exercise:
     Attributes:
         input_ids: what the model reads, BOS first.
         targets: as long as ``input_ids``; the token to predict *after* each position, or IGNORE.
-        labels: as long; what the layer in the middle should know at each position, or IGNORE.
-        weights: how much each target or label counts.
+        weights: how much each target counts.
+        labels: by what they ask for (``FITS``, ``OWN``, ``RIGHT``), as long as ``input_ids``; what a layer in the
+            middle should know at each position, or IGNORE.
         answer: the exact text that a greedy answer must have; empty where there is none.
         prompt_tokens: how many tokens stand before the answer.
     """
 
     input_ids: list[int]
     targets: list[int]
-    labels: list[int]
     weights: list[float]
+    labels: dict[str, list[int]] = field(default_factory=dict)
     answer: str = ""
     prompt_tokens: int = 0
 
 
 def item_id(rng: random.Random) -> str:
     """A random ID of the published form, ``B0`` and eight more."""
-    return "B0" + "".join(rng.choice(_ID_CHARACTERS) for _ in range(8))
+    return "B0" + "".join(rng.choice(ID_CHARACTERS) for _ in range(8))
 
 
 def repetition(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int, *, period: int) -> Exercise:
@@ -75,7 +84,7 @@ def repetition(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int, *, pe
     ids = [tokenizer.bos_token_id, *(chunk * (tokens // period + 1))][: tokens + 1]
     targets = [*ids[1:], IGNORE]
     targets[:period] = [IGNORE] * min(period, len(targets))
-    return Exercise(ids, targets, [IGNORE] * len(ids), [1.0] * len(ids))
+    return Exercise(ids, targets, [1.0] * len(ids))
 
 
 def membership(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int) -> Exercise:
@@ -92,33 +101,28 @@ def membership(tokenizer: LlamaTokenizer, rng: random.Random, tokens: int) -> Ex
     no, yes = tokenizer.convert_tokens_to_ids([NO, YES])
     known = set(wanted)
     labels = [IGNORE] * (asked + 2) + [yes if token in known else no for token in shown]
-    return Exercise(ids, [IGNORE] * len(ids), labels, [1.0] * len(ids))
+    return Exercise(ids, [IGNORE] * len(ids), [1.0] * len(ids), {FITS: labels})
 
 
-def selection(tokenizer: LlamaTokenizer, rng: random.Random, rows: int) -> Exercise:
-    """A choice in small, of random tokens: which row has asked-for tokens only? The answer is the row's own two.
+def carrying(tokenizer: LlamaTokenizer, rng: random.Random, rows: int, *, at_end: bool) -> Exercise:
+    """Rows of an ID, a colon, some tokens and a line break: from the colon on, which ID does the row have?
 
-    Rows are as a candidate's: their own tokens, a colon, three others, a line break; with the labels of a choice.
+    Asked for is the token behind those that all IDs begin with. A row is known to be the right one when its words are
+    read, and its ID stands in front of them: no look-up from the answer can find it unless the words carry it along.
+
+    Args:
+        at_end: ask it of the last layer, where it is learnt quickly, and not of the one in the middle.
     """
-    words = rng.sample(_whole_words(tokenizer), 4 + 26 + 2 * rows)
-    asked, others, owns = words[:4], words[4:30], words[30:]
-    line_break, colon, no, yes = tokenizer.convert_tokens_to_ids(["\n", ":", NO, YES])
-    right = rng.randrange(rows)
-    ids = [tokenizer.bos_token_id, *asked, line_break]
-    labels = [IGNORE] * len(ids)
-    for row in range(rows):
-        own, shown = owns[2 * row : 2 * row + 2], rng.sample(asked, 3)
-        for place in rng.sample(range(3), 0 if row == right else rng.randint(1, 3)):
-            shown[place] = rng.choice(others)
-        fits = [set(shown[: place + 1]) <= set(asked) for place in range(3)]
-        ids += [*own, colon, *shown, line_break]
-        labels += [IGNORE] * 3 + [yes if fit else no for fit in fits] + [own[0] if row == right else no]
-    ids.append(colon)
-    prompt_tokens = len(ids)
-    ids += [*owns[2 * right : 2 * right + 2], tokenizer.eos_token_id]
-    targets = [IGNORE] * (prompt_tokens - 1) + [*ids[prompt_tokens:], IGNORE]
-    labels += [IGNORE] * (len(ids) - len(labels))
-    return Exercise(ids, targets, labels, [1.0] * len(ids), prompt_tokens=prompt_tokens)
+    colon, line_break = tokenizer.convert_tokens_to_ids([":", "\n"])
+    ids = [tokenizer.bos_token_id, *rng.choices(_whole_words(tokenizer), k=rng.randint(0, 8))]
+    asked = [IGNORE] * len(ids)
+    for _ in range(rows):
+        own = _tokens_of(tokenizer, item_id(rng))
+        words = [colon, *rng.choices(_whole_words(tokenizer), k=rng.randint(1, 5))]
+        ids += [*own, *words, line_break]
+        asked += [*[IGNORE] * len(own), *[own[1]] * len(words), IGNORE]
+    nothing = [IGNORE] * len(ids)
+    return Exercise(ids, asked if at_end else nothing, [1.0] * len(ids), {} if at_end else {OWN: asked})
 
 
 def _whole_words(tokenizer: LlamaTokenizer) -> range:
@@ -126,15 +130,10 @@ def _whole_words(tokenizer: LlamaTokenizer) -> range:
     return range(3 + 256, len(tokenizer) - 2)
 
 
-def _positions(offsets: list[tuple[int, int]], ends: Sequence[int]) -> list[int]:
-    """Index of the token that ends at (or first reaches) each character position."""
-    found: list[int] = []
-    index = 0
-    for end in ends:
-        while offsets[index][1] < end:
-            index += 1
-        found.append(index)
-    return found
+def _tokens_of(tokenizer: LlamaTokenizer, identity: str) -> list[int]:
+    """The tokens of an ID that stands directly behind something, as it does in rows and answers."""
+    encoding = tokenizer.backend_tokenizer.encode(f":{identity}", add_special_tokens=False)
+    return [token for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start > 0]
 
 
 @dataclass(frozen=True)
@@ -147,46 +146,45 @@ class _Row:
 
 
 def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int) -> Exercise:
-    """The recommendation prompt over candidates, with labels at their words, their ends, and the answer."""
+    """The recommendation prompt over candidates, with labels at their colons, words and ends, and the answer."""
     lines = [fill(DEFAULT_PROMPTS.candidate, item_id=row.item_id, title=row.text, visual_tokens="") for row in rows]
     head, tail = fill(DEFAULT_PROMPTS.recommend, context=context, candidates="\0").split("\0")
     prompt = head + "".join(lines) + tail
-    answer = rows[right].item_id
-    encoding = tokenizer.backend_tokenizer.encode(prompt + answer, add_special_tokens=False)
+    encoding = tokenizer.backend_tokenizer.encode(prompt + rows[right].item_id, add_special_tokens=False)
+    ends = [end for _, end in encoding.offsets]
     ids = [tokenizer.bos_token_id, *encoding.ids, tokenizer.eos_token_id]
-    targets, labels = [IGNORE] * len(ids), [IGNORE] * len(ids)
-    weights = [1.0] * len(ids)
+
+    def at(character: int) -> int:
+        """Which token (BOS counted) ends at this character of the prompt, or first reaches it."""
+        return bisect_left(ends, character) + 1
+
+    owns = [_tokens_of(tokenizer, row.item_id) for row in rows]
+    free = _shared_beginning(owns)
     no, yes = tokenizer.convert_tokens_to_ids([NO, YES])
-    places, fitting = zip(*_judged_places(rows, lines, len(head)), strict=True) if rows[0].judged else ((), ())
-    for position, fits in zip(_positions(encoding.offsets, places), fitting, strict=True):
-        labels[position + 1] = yes if fits else no  # + 1: BOS
-        weights[position + 1] = WORD_WEIGHT
-
-    ends: list[int] = []
-    place = len(head)
-    for line in lines:
-        place += len(line)
-        ends.append(place)  # the token that holds the line break
-    free = _first_free_place([row.item_id for row in rows])
-    for row, position in enumerate(_positions(encoding.offsets, ends)):
-        label = tokenizer.convert_tokens_to_ids(rows[row].item_id[free]) if row == right else no
-        # A last word may share its token with the line break: the line's label is the one that counts.
-        labels[position + 1], weights[position + 1] = label, 1.0
-
-    start = next(index for index, (_, end) in enumerate(encoding.offsets) if end > len(prompt)) + 1
-    for position in range(start, len(ids)):
-        targets[position - 1] = ids[position]
-    weights[start + free - 1] = FREE_WEIGHT
-    return Exercise(ids, targets, labels, weights, answer, start)
-
-
-def _judged_places(rows: list[_Row], lines: list[str], start: int) -> Iterator[tuple[int, bool]]:
-    """Where in the prompt each judged word ends, and whether its candidate still fits there."""
-    for row, line in zip(rows, lines, strict=True):
+    labels = {name: [IGNORE] * len(ids) for name in (FITS, OWN, RIGHT)}
+    starts = accumulate(map(len, lines), initial=len(head))
+    for number, (row, line, own, start) in enumerate(zip(rows, lines, owns, starts, strict=False)):
+        labels[OWN][at(start + len(row.item_id) + 1)] = own[free]
+        labels[RIGHT][at(start + len(line))] = own[free] if number == right else no
         text_start = start + line.index(row.text, len(row.item_id))
         for _, end, fits in row.judged:
-            yield text_start + end, fits
-        start += len(line)
+            labels[FITS][at(text_start + end)] = yes if fits else no
+
+    first = bisect_right(ends, len(prompt)) + 1
+    targets = [*[IGNORE] * (first - 1), *ids[first:], IGNORE]
+    weights = [1.0] * len(ids)
+    for place in range(free, len(owns[right])):
+        if any(own[:place] == owns[right][:place] for number, own in enumerate(owns) if number != right):
+            weights[first + place - 1] = LOOKUP_WEIGHT
+    return Exercise(ids, targets, weights, labels, rows[right].item_id, first)
+
+
+def _shared_beginning(owns: list[list[int]]) -> int:
+    """How many tokens all IDs begin with."""
+    shared = 0
+    while shared < min(map(len, owns)) - 1 and len({own[shared] for own in owns}) == 1:
+        shared += 1
+    return shared
 
 
 def _judged_words(look: Look, text: str, wanted: Look, asked: tuple[str, ...]) -> tuple[tuple[int, int, bool], ...]:
@@ -195,21 +193,15 @@ def _judged_words(look: Look, text: str, wanted: Look, asked: tuple[str, ...]) -
     for attribute in ("colour", "pattern", "kind", "detail"):
         value = getattr(look, attribute)
         wordings = grammar.PATTERN_WORDS[value] if attribute == "pattern" else (value,)
-        place, wording = min((text.find(wording), wording) for wording in wordings if wording in text)
-        spans.append((place, place + len(wording), attribute))
+        places = [(text.find(wording), wording) for wording in wordings if wording in text]
+        if places:  # a phrase names no detail
+            place, wording = min(places)
+            spans.append((place, place + len(wording), attribute))
     fits, judged = True, []
     for start, end, attribute in sorted(spans):
         fits = fits and (attribute not in asked or getattr(look, attribute) == getattr(wanted, attribute))
         judged.append((start, end, fits))
     return tuple(judged)
-
-
-def _first_free_place(ids: list[str]) -> int:
-    """Length of the beginning that all IDs share."""
-    shared = 0
-    while shared < min(map(len, ids)) - 1 and len({row_id[shared] for row_id in ids}) == 1:
-        shared += 1
-    return shared
 
 
 def _context(request: str, rng: random.Random) -> str:
@@ -219,26 +211,55 @@ def _context(request: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def _candidate_looks(rng: random.Random, count: int, alike: bool) -> list[Look]:
-    """Distinct products, all of one kind if they are to look alike."""
-    kind = rng.choice(list(KINDS)) if alike else None
-    pool = [c for c in combinations(held_out=False) if kind is None or c[0] == kind]
-    return [draw_look(rng, combination) for combination in rng.sample(pool, count)]
+@cache
+def _near_misses() -> dict[Combination, list[Combination]]:
+    """For each (kind, colour, pattern) of training those that have two of the three."""
+    known = combinations(held_out=False)
+    return {one: [other for other in known if sum(map(str.__eq__, one, other)) == 2] for one in known}
 
 
-def choice(tokenizer: LlamaTokenizer, rng: random.Random, candidates: int, *, long: bool = False) -> Exercise:
+def _candidate_looks(rng: random.Random, count: int, right: int) -> list[Look]:
+    """Distinct products: any ones, of one kind, or near misses of the right one.
+
+    Without near misses the first word that tells a candidate from the request tells nearly all of them apart, and the
+    others are hardly compared.
+    """
+    pool = combinations(held_out=False)
+    drawn = rng.random()
+    if drawn < 1 / 3:
+        chosen = rng.sample(pool, count)
+    elif drawn < 2 / 3:
+        kind = rng.choice(list(KINDS))
+        chosen = rng.sample([combination for combination in pool if combination[0] == kind], count)
+    else:
+        wanted = rng.choice(pool)
+        near = _near_misses()[wanted]
+        chosen = rng.sample(near, min(count - 1, len(near)))
+        others = [combination for combination in pool if combination != wanted and combination not in chosen]
+        chosen += rng.sample(others, count - 1 - len(chosen))
+        chosen.insert(right, wanted)
+    return [draw_look(rng, combination) for combination in chosen]
+
+
+def choice(tokenizer: LlamaTokenizer, rng: random.Random, candidates: int, wording: Wording = "short") -> Exercise:
     """Which of the described candidates is asked for? The answer is its whole ID."""
-    looks = _candidate_looks(rng, candidates, alike=rng.random() < 0.5)
     right = rng.randrange(candidates)
-    wanted, brief = looks[right], rng.random() < 0.3
-    request = grammar.phrase(wanted, rng) if brief else grammar.short_description(wanted, rng)
+    looks = _candidate_looks(rng, candidates, right)
+    # Descriptions are asked for without their detail now and then.
+    brief = wording in ("plain", "phrase") or rng.random() < 0.3
     asked = ("colour", "pattern", "kind") if brief else ("colour", "pattern", "kind", "detail")
-    describe = grammar.describe if long else grammar.short_description
+    request: Wording = wording if wording == "plain" else "phrase" if brief else "short"
     rows = []
     for look in looks:
-        text = describe(look, rng)
-        rows.append(_Row(item_id(rng), text, _judged_words(look, text, wanted, asked)))
-    return _asked(tokenizer, _context(request, rng), rows, right)
+        text = _described(look, wording, rng)
+        rows.append(_Row(item_id(rng), text, _judged_words(look, text, looks[right], asked)))
+    return _asked(tokenizer, _context(_described(looks[right], request, rng), rng), rows, right)
+
+
+def _described(look: Look, wording: Wording, rng: random.Random) -> str:
+    if wording == "plain":
+        return grammar.plain_phrase(look)
+    return {"phrase": grammar.phrase, "short": grammar.short_description, "long": grammar.describe}[wording](look, rng)
 
 
 def lookup(tokenizer: LlamaTokenizer, rng: random.Random, candidates: int) -> Exercise:

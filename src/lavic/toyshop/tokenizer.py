@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import string
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import product
 from pydoc_data import topics
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -20,7 +22,9 @@ from lavic.prompts import DEFAULT_PROMPTS, Prompts
 from lavic.toyshop import grammar
 from lavic.toyshop.kinds import looks
 
-VOCABULARY_SIZE = 2048
+#: Learnt pieces, with specials and bytes.
+LEARNT_SIZE = 2046
+ID_CHARACTERS = string.digits + string.ascii_uppercase
 IMAGE_TOKEN = "<image>"
 PAD_TOKEN = "<pad>"
 _SPECIALS = ("<unk>", "<s>", "</s>")
@@ -61,7 +65,7 @@ def train_tokenizer(seed: int = 0) -> LlamaTokenizer:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE - 2,  # <image> and <pad> follow
+        vocab_size=LEARNT_SIZE,
         special_tokens=[*_SPECIALS, *_BYTES],
         initial_alphabet=[chr(code) for code in range(33, 127)] + ["▁", "\n"],
         limit_alphabet=110,
@@ -71,10 +75,24 @@ def train_tokenizer(seed: int = 0) -> LlamaTokenizer:
     return _wrap(learner.to_str())
 
 
+def _id_pairs() -> Iterator[tuple[str, str]]:
+    """Pieces of two characters for item IDs, in the order in which they are merged.
+
+    IDs of single characters are alike everywhere: all 36 stand in any ten of them, so that nothing but a place tells
+    one row's from another's, and looking them up is not learnt (docs/experiments.md).
+    """
+    yield "B", "0"
+    yield from product(ID_CHARACTERS, repeat=2)
+
+
 def _wrap(learned: str) -> LlamaTokenizer:
     model = json.loads(learned)["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=merges, legacy=False, pad_token=None, add_bos_token=True)
+    vocabulary, merges = model["vocab"], [tuple(merge) for merge in model["merges"]]
+    for first, second in _id_pairs():
+        if first + second not in vocabulary:
+            vocabulary[first + second] = len(vocabulary)
+            merges.append((first, second))
+    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges, legacy=False, pad_token=None, add_bos_token=True)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.chat_template = CHAT_TEMPLATE
