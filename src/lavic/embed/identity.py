@@ -1,0 +1,97 @@
+"""What a store was made by: compared before anything is added to it, and before anything is read from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lavic.config import VERSIONED_PACKAGES, versions
+from lavic.errors import AdapterError
+from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint, read_lora_settings
+from lavic.model.load import BaseModel
+
+# Values looked at in each tensor, as in lavic.training.identity.
+_MARKS = 64
+
+
+def vision_mark(model: nn.Module) -> str:
+    """One value for the weights that visual tokens are made with: names, shapes, some values of each.
+
+    Values are rounded to bf16, so that a checkpoint is the same one whether loaded in fp32 or bf16 (in fp16 too, if
+    its files are), and the language model does not count: it may be quantised, or carry LoRA. LoRA on the vision side
+    does not count while it is not merged.
+    """
+    digest = hashlib.sha256()
+    for part in VISION_PARTS:
+        for name, tensor in sorted(model.get_submodule(f"model.{part}").state_dict().items()):
+            if "lora_" in name:
+                continue
+            name = name.replace(".base_layer.", ".")
+            digest.update(f"{part}.{name} {tuple(tensor.shape)}\n".encode())
+            values = tensor.detach().flatten()[:: max(1, tensor.numel() // _MARKS)]
+            digest.update(values.to(torch.bfloat16).double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def adapter_mark(folder: Path | None) -> dict[str, str] | None:
+    """Name and fingerprint of a stage-1 adapter; None for the bare model.
+
+    Raises:
+        AdapterError: the folder holds no adapter.
+    """
+    if folder is None:
+        return None
+    read_lora_settings(folder)
+    try:
+        return {"name": folder.resolve().name, "fingerprint": fingerprint(folder)}
+    except OSError as error:
+        raise AdapterError(f"{WEIGHTS_FILE} cannot be read ({error.strerror})", where=str(folder)) from None
+
+
+def model_marks(base: BaseModel) -> dict[str, Any]:
+    """What a model says about the tokens that it makes; ``base`` without an adapter merged into it."""
+    return {
+        "model": {"name": base.name, "mark": vision_mark(base.model)},
+        "views": base.family.views,
+        "dim": int(base.model.config.text_config.hidden_size),
+        "view_size": base.view_size,
+        "pixel_mean": list(base.pixel_mean),
+        "pixel_std": list(base.pixel_std),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Of lavic and of the libraries that decide the last bits."""
+    found = versions()
+    return {name: found[name] for name in ("lavic", *VERSIONED_PACKAGES)}
+
+
+def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What a store was made with that is not wanted, in words: as far as ``wanted`` goes, "" if all is the same."""
+    clauses = []
+    if "model" in wanted and known["model"]["mark"] != wanted["model"]["mark"]:
+        was, now = known["model"]["name"], wanted["model"]["name"]
+        clauses.append(f"other weights of the model {was}" if was == now else f"another model ({was}, not {now})")
+    if "adapter" in wanted and _fingerprint(known) != _fingerprint(wanted):
+        clauses.append(f"another stage-1 adapter ({_fingerprint(known)}, not {_fingerprint(wanted)})")
+    if _views(known, wanted) != _views(wanted, wanted):
+        was, now = (f"{each['views']} of {each['view_size']} pixels" for each in (known, wanted))
+        clauses.append(f"other views ({was}, not {now})" if was != now else "pictures normalised in another way")
+    for name, flag in (("dtype", "--store_dtype"), ("precision", "--precision")):
+        if name in wanted and known[name] != wanted[name]:
+            clauses.append(f"{flag} {known[name]}, not {wanted[name]}")
+    return " and ".join(clauses)
+
+
+def _fingerprint(about: Mapping[str, Any]) -> str:
+    adapter = about["adapter"]
+    return "none" if adapter is None else str(adapter["fingerprint"])
+
+
+def _views(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Any]:
+    return [about[name] for name in ("views", "dim", "view_size", "pixel_mean", "pixel_std") if name in wanted]
