@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
+from lavic.errors import InputError
+
 TRAIN_METADATA, VALID_METADATA = "item2meta_train.json", "item2meta_valid.jsonl"
 #: Beside the training metadata: the same with the pictures deranged (``lavic.data.derange``).
 BLIND_METADATA = "item2meta_train_blind.json"
 TRAIN_IMAGES, VALID_IMAGES = "train_images", "valid_images"
+#: The files of a category of conversations.
+SPLITS = ("train", "valid", "test")
 
 
 class DataPaths(TypedDict):
@@ -38,3 +42,27 @@ def data_flags(folder: Path) -> str:
 def distill_command(folder: Path) -> str:
     """What to call next on a data set: the tiny model, which needs no download."""
     return f"lavic distill --model tiny {data_flags(folder)}"
+
+
+def conversation_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Category -> split -> file, of one category's folder or of a folder of such.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not folder.is_dir():
+        raise InputError("there is no such folder", where=str(folder), remedy="Give --conversations.")
+    own = _splits(folder)
+    found = {folder.resolve().name: own} if own else {}
+    for inner in sorted(folder.iterdir()) if not own else ():
+        if inner.is_dir() and (splits := _splits(inner)):
+            found[inner.name] = splits
+    if not found:
+        problem = "neither the folder nor one in it holds train.jsonl, valid.jsonl or test.jsonl"
+        remedy = "Give --conversations the folder of a category, or the folder that holds those of several."
+        raise InputError(problem, where=str(folder), remedy=remedy)
+    return found
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    return {split: folder / f"{split}.jsonl" for split in SPLITS if (folder / f"{split}.jsonl").is_file()}

@@ -9,6 +9,7 @@ from lavic.errors import ConfigError, OutputError
 from lavic.formats import SkipLog, read_train_metadata, read_valid_metadata
 from lavic.toyshop.catalogue import NAMES, SERVED, CatalogueCounts, plan_catalogue, write_catalogue
 from lavic.toyshop.config import ToyshopSettings
+from lavic.toyshop.conversations import CATEGORY
 from lavic.toyshop.kinds import COLOURS, KINDS, PATTERNS
 
 
@@ -120,7 +121,7 @@ def test_overwrite_replaces_the_catalogue_and_nothing_else(tmp_path):
     write_catalogue(tmp_path, 16, seed=1)
     (tmp_path / "notes.txt").write_text("mine")
     write_catalogue(tmp_path, 12, seed=2, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, "notes.txt", ".lavic.lock"} - {SERVED}
+    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, "notes.txt", ".lavic.lock"} - {SERVED, CATEGORY}
     assert len(list((tmp_path / "train_images").iterdir())) == 10
 
 

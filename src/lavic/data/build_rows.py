@@ -9,10 +9,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavic.data.conversation_facts import SPLITS, leaks_of, opening_post
+from lavic.data.conversation_facts import leaks_of, opening_post
 from lavic.data.splits import split_posts
 from lavic.errors import InputError, NothingLeftError
 from lavic.formats import Conversation, read_conversations
+from lavic.layout import SPLITS
 from lavic.skipped import SkipLog
 
 #: A post that stands in two splits stays in the first of these, so that a published test set stays whole.

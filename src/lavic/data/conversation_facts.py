@@ -11,10 +11,8 @@ from itertools import combinations
 from pathlib import Path
 
 from lavic.data.spread import Spread
-from lavic.errors import InputError
 from lavic.formats import Conversation, SkipLog, read_conversations
 
-SPLITS = ("train", "valid", "test")
 #: The published lists have ten candidates each.
 CANDIDATES = 10
 _ASIN = re.compile(r"B[0-9A-Z]{9}")
@@ -136,30 +134,6 @@ def look_at_conversations(path: Path, skipped: SkipLog, count_tokens: Callable[[
         facts.add(row, count_tokens(row.context))
     facts.left_out = skipped.count
     return facts
-
-
-def conversation_files(folder: Path) -> dict[str, dict[str, Path]]:
-    """Category -> split -> file, of one category's folder or of a folder of such.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not folder.is_dir():
-        raise InputError("there is no such folder", where=str(folder), remedy="Give --conversations.")
-    own = _splits(folder)
-    found = {folder.resolve().name: own} if own else {}
-    for inner in sorted(folder.iterdir()) if not own else ():
-        if inner.is_dir() and (splits := _splits(inner)):
-            found[inner.name] = splits
-    if not found:
-        problem = "neither the folder nor one in it holds train.jsonl, valid.jsonl or test.jsonl"
-        remedy = "Give --conversations the folder of a category, or the folder that holds those of several."
-        raise InputError(problem, where=str(folder), remedy=remedy)
-    return found
-
-
-def _splits(folder: Path) -> dict[str, Path]:
-    return {split: folder / f"{split}.jsonl" for split in SPLITS if (folder / f"{split}.jsonl").is_file()}
 
 
 def shared_posts(splits: dict[str, ConversationFacts]) -> dict[str, int]:

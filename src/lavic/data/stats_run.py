@@ -130,7 +130,8 @@ def _conversations(
     folder: Path, console: Console, count_tokens: Callable[[str], int], skipped_path: Path | None
 ) -> dict[str, Any]:
     """Category -> split -> figures, and the posts that stand in two splits."""
-    from lavic.data.conversation_facts import conversation_files, look_at_conversations, shared_posts
+    from lavic.data.conversation_facts import look_at_conversations, shared_posts
+    from lavic.layout import conversation_files
 
     summary: dict[str, Any] = {}
     for category, splits in conversation_files(folder).items():

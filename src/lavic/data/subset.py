@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lavic.data.choose import choose_rows
-from lavic.data.conversation_facts import SPLITS
 from lavic.data.listing import is_ascii, number_first, picture_path, read_entries
 from lavic.data.outputs import marked_category, prepare_marked, refuse_sources_inside
 from lavic.errors import InputError, NothingLeftError, OutputError
@@ -33,7 +32,7 @@ from lavic.formats import (
     write_conversations,
     write_train_metadata,
 )
-from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
+from lavic.layout import SPLITS, TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.rows import name_problem
 from lavic.skipped import SkipLog
 

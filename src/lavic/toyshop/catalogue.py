@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,91 +14,45 @@ from lavic.errors import ConfigError, OutputError
 from lavic.files import FolderLock, prepare_output, write_atomic
 from lavic.formats import DESCRIPTIONS_KEY, Item, ItemImage, write_train_metadata, write_valid_metadata
 from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
-from lavic.toyshop import grammar
+from lavic.toyshop.conversations import CATEGORY, ConversationCounts, check_look_alikes, write_conversations_of
 from lavic.toyshop.drawing import draw
-from lavic.toyshop.kinds import Look, looks
+from lavic.toyshop.items import ToyItem, plan_catalogue
+
+__all__ = ["NAMES", "SERVED", "CatalogueCounts", "ToyItem", "plan_catalogue", "write_catalogue"]
 
 #: The folder of pictures that are to be served.
 SERVED = "pictures"
 #: All that a catalogue's folder may hold.
-NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, SERVED)
+NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, SERVED, CATEGORY)
 
 #: An address that leads nowhere: ``.invalid`` is reserved for that.
 NOWHERE = "https://toyshop.invalid/I"
 
 #: The same for every item: the metadata must not tell what the picture shows.
 CATEGORIES = ("Toy Shop",)
-MIN_ITEMS = 12
-VALID_SHARE, MIN_VALID_ITEMS = 0.2, 2
 JPEG_QUALITY = 92
 
-_ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MIN_VALID_CONVERSATIONS = 20
 
 
 @dataclass(frozen=True)
 class CatalogueCounts:
-    """How many items, one picture each, a catalogue holds, and how many (kind, colour, pattern) they show."""
+    """How many items, one picture each, a catalogue holds, and how many (kind, colour, pattern) they show.
+
+    Attributes:
+        conversations: rows of the files of conversations; None if there are none.
+    """
 
     train_items: int
     valid_items: int
     train_combinations: int
     valid_combinations: int
+    conversations: ConversationCounts | None = None
 
     @property
     def items(self) -> int:
         """Training and validation together."""
         return self.train_items + self.valid_items
-
-
-@dataclass(frozen=True)
-class ToyItem:
-    """One product: what is told about it, and all that its picture is made from."""
-
-    item_id: str
-    title: str
-    description: str
-    look: Look
-    picture_seed: str
-
-    @property
-    def image_name(self) -> str:
-        """The file of its only picture."""
-        return f"{self.item_id}_0.jpg"
-
-
-def plan_catalogue(items: int, seed: int) -> tuple[list[ToyItem], list[ToyItem]]:
-    """The training items and the validation items, before anything is drawn.
-
-    Raises:
-        ConfigError: fewer items than 12.
-    """
-    if items < MIN_ITEMS:
-        problem = f"{items} items are too few for training and validation"
-        raise ConfigError(problem, where="items", remedy=f"Give at least {MIN_ITEMS}.")
-    valid = max(MIN_VALID_ITEMS, round(items * VALID_SHARE))
-    ids = _item_ids(random.Random(f"toyshop/{seed}/ids"))
-    shown = random.Random(f"toyshop/{seed}/looks")
-    train_looks = looks(shown, items - valid, held_out=False)
-    train = [_toy_item(next(ids), look, seed, index) for index, look in enumerate(train_looks)]
-    valid_looks = looks(shown, valid, held_out=True)
-    start = len(train)
-    return train, [_toy_item(next(ids), look, seed, index) for index, look in enumerate(valid_looks, start)]
-
-
-def _item_ids(rng: random.Random) -> Iterator[str]:
-    seen: set[str] = set()
-    while True:
-        item_id = "B0" + "".join(rng.choices(_ID_CHARACTERS, k=8))
-        if item_id not in seen:
-            seen.add(item_id)
-            yield item_id
-
-
-def _toy_item(item_id: str, look: Look, seed: int, index: int) -> ToyItem:
-    # A stream of its own for each purpose: titles stay the same when the wording of descriptions changes.
-    title = grammar.title(random.Random(f"toyshop/{seed}/{index}/title"))
-    description = grammar.describe(look, random.Random(f"toyshop/{seed}/{index}/description"))
-    return ToyItem(item_id, title, description, look, f"toyshop/{seed}/{index}/picture")
 
 
 def write_catalogue(
@@ -110,8 +64,11 @@ def write_catalogue(
     workers: int = 1,
     overwrite: bool = False,
     served_at: str | None = None,
+    conversations: int = 0,
+    test_conversations: int = 1000,
+    candidates: int = 10,
 ) -> CatalogueCounts:
-    """Draw a catalogue and write it; the metadata come last, so a catalogue cut short has none.
+    """Draw a catalogue and write it; the metadata come behind the pictures, so a catalogue cut short has none.
 
     Args:
         output_dir: gets ``item2meta_train.json``, ``item2meta_valid.jsonl``, ``train_images/``,
@@ -122,14 +79,19 @@ def write_catalogue(
         workers: processes that draw; 0 or 1 draws in this one.
         overwrite: replace what the folder holds under those names, and nothing else.
         served_at: the address of the pictures, which then all lie in ``pictures/``; no item has a description.
+        conversations: how many to write for training, and a tenth (at least 20) for validation; 0 writes none.
+        test_conversations: how many to write for testing, if any are written.
+        candidates: how many each list of candidates has.
 
     Raises:
-        ConfigError: fewer items than 12, or a negative number of workers.
+        ConfigError: fewer items than 12 or than the conversations need, or a negative number of workers.
         OutputError: the folder is not empty, is in use, or cannot be written.
     """
     if workers < 0:
         raise ConfigError(f"{workers} is not a number of processes", where="workers", remedy="Give 0 or more.")
     train, valid = plan_catalogue(items, seed)
+    if conversations:
+        check_look_alikes(train, valid, seed, candidates=candidates)  # before hours of drawing
     output_dir = Path(output_dir)
     _refuse_full(output_dir, overwrite)
     with FolderLock(output_dir):
@@ -149,7 +111,19 @@ def write_catalogue(
         write_train_metadata(
             output_dir / TRAIN_METADATA, (_train_item(item, served_at) for item in train), ascii_only=True
         )
-    return CatalogueCounts(len(train), len(valid), _combinations(train), _combinations(valid))
+        told = None
+        if conversations:
+            told = write_conversations_of(
+                output_dir,
+                train,
+                valid,
+                seed,
+                train_rows=conversations,
+                valid_rows=max(MIN_VALID_CONVERSATIONS, conversations // 10),
+                test_rows=test_conversations,
+                candidates=candidates,
+            )
+    return CatalogueCounts(len(train), len(valid), _combinations(train), _combinations(valid), told)
 
 
 def _refuse_full(folder: Path, overwrite: bool) -> None:
@@ -207,5 +181,5 @@ def _image_url(item: ToyItem, served_at: str | None) -> str:
     return f"{(served_at or NOWHERE).rstrip('/')}/{item.image_name}"
 
 
-def _combinations(items: list[ToyItem]) -> int:
+def _combinations(items: Sequence[ToyItem]) -> int:
     return len({item.look.combination for item in items})

@@ -24,7 +24,11 @@ def run(settings: ToyshopSettings, console: Console) -> Outcome:
             workers=settings.workers,
             overwrite=settings.overwrite,
             served_at=settings.served_at,
+            conversations=settings.conversations,
+            test_conversations=settings.test_conversations,
+            candidates=settings.candidates,
         )
     settings.save(folder)
     following = distill_command(folder) if settings.served_at is None else f"lavic crawl {data_flags(folder)}"
-    return Outcome({"output_dir": str(folder), **asdict(counts)}, next_step=f"Next: {following}")
+    summary = {name: value for name, value in asdict(counts).items() if value is not None}
+    return Outcome({"output_dir": str(folder), **summary}, next_step=f"Next: {following}")
