@@ -12,12 +12,38 @@ import time
 from collections.abc import Sequence as Rows
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from sides import PUBLISHED, Bench, Block, Side
+from sides import PUBLISHED, Block, Side
+from torch import Tensor, nn
 
 from lavic.errors import TrainingError
 from lavic.training.devices import weights_dtype
+
+
+class Timed(Protocol):
+    """What can be timed: ``sides.Bench``, and the benches of stage 2."""
+
+    device: torch.device
+
+    def arrange(self, side: Side) -> None: ...
+
+    def run_block(self, side: Side, *, steps: int | None = None) -> Block: ...
+
+
+class Trained(Protocol):
+    """What can be compared in loss and gradients."""
+
+    optimizer: torch.optim.Optimizer
+    parameters: dict[str, nn.Parameter]
+
+    def arrange(self, side: Side) -> None: ...
+
+    def batches(self, side: Side) -> list[Any]: ...
+
+    def loss(self, side: Side, batch: Any) -> Tensor: ...
+
 
 #: In fp32 two orders of summation differ by 1e-7 a number; over a model's depth loss stays within the first,
 #: the gradient (difference over length, all LoRA weights) within the second.
@@ -54,7 +80,7 @@ class Parity:
             )
 
 
-def parity(bench: Bench, side: Side) -> Parity:
+def parity(bench: Trained, side: Side) -> Parity:
     """Compare a side with the published one on the first random batch."""
     indices = bench.batches(PUBLISHED)[0]
     losses, gradients = [], []
@@ -109,7 +135,7 @@ class Alone:
     first_step_s: float
 
 
-def measure_alone(bench: Bench, side: Side, *, steps: int) -> Alone:
+def measure_alone(bench: Timed, side: Side, *, steps: int) -> Alone:
     """Run a few steps in this process, which must not have done anything else."""
     cuda = bench.device.type == "cuda"
     if cuda:

@@ -1,4 +1,4 @@
-"""Stage 1 as it was published, plainly: the side that ``distill.py`` measures lavic against.
+"""Both stages as they were published, plainly: the side that lavic is measured against.
 
 Written from what the algorithm does, for equal mathematics and all of its costs:
 
@@ -8,13 +8,16 @@ Written from what the algorithm does, for equal mathematics and all of its costs
 - logits over the whole vocabulary at every position, then the shifted cross entropy with labels;
 - batches in random order, padded to their longest; nothing is cached, nothing is read ahead.
 
+Stage 2 (``PublishedRecommendation``) does the same for the ten candidates of each conversation, 50 views, although the
+tower is frozen: at every step, and for every answer, which is generated, not scored.
+
 Defects of the published scripts that are *not* copied, because two sides with different losses cannot be compared:
 the label mask came from the padded prompt's length (here labels follow the position), no end of sequence was taught
 (here it is), rows were padded on the left under labels made for the right, and a picture that cannot be read became
 a white one (here it is an error). Also left out, in favour of the published side: the keys and values that
 ``use_cache`` would keep, checkpoints of the whole model, and tokenising the text anew at each step.
 
-Source: LaViC (arXiv 2503.23312), stage 1.
+Source: LaViC (arXiv 2503.23312).
 """
 
 from __future__ import annotations
@@ -87,3 +90,36 @@ class PublishedDistillation:
         places = torch.zeros_like(batch.attention_mask).scatter(1, batch.placeholder_positions, True)
         embeds: Tensor = self.llava.get_input_embeddings()(batch.input_ids.masked_fill(places, 0))
         return embeds.masked_scatter(places[..., None], visual_tokens.to(embeds.dtype))
+
+
+#: ``max_new_tokens`` of the published evaluation. As the end was not taught, it is always reached.
+ANSWER_TOKENS = 10
+
+
+class PublishedRecommendation(PublishedDistillation):
+    """Stage 2: the loss of a batch of conversations, with every candidate's picture in ``paths``, and greedy answers.
+
+    Every candidate has a picture: the published algorithm knows no other ones.
+    """
+
+    def visual_tokens(self, pixel_values: Tensor) -> Tensor:
+        """[N, V, 3, s, s] to [N, V, D], the N pictures of all candidates; nothing of it is trained."""
+        with torch.no_grad():
+            return super().visual_tokens(pixel_values)
+
+    @torch.no_grad()
+    def answer(self, pixel_values: Tensor, prompt: Sequence) -> Tensor:
+        """[n] ids that follow one conversation's prompt, each the likeliest, with keys and values kept."""
+        batch = self.builder.collate([prompt]).to(self.llava.device)
+        embeds = self.inputs_embeds(batch, self.visual_tokens(pixel_values))
+        ids: Tensor = self.llava.generate(
+            inputs_embeds=embeds,
+            attention_mask=batch.attention_mask.long(),
+            min_new_tokens=ANSWER_TOKENS,
+            max_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=self.builder.eos_id,
+            pad_token_id=self.builder.pad_id,
+        )
+        return ids[0]

@@ -92,6 +92,41 @@ COMMANDS = (
         "with --dry_run or --validate_only, as it is.",
     ),
     Command(
+        "embed",
+        "lavic.embed.config:EmbedSettings",
+        "lavic.embed.run:run",
+        "Compute every product's five visual tokens once, into a memory-mapped item store.",
+        (
+            "lavic embed --adapter out_distilled/vision_lora_adapter_best",
+            "lavic embed --adapter out_distilled/vision_lora_adapter_best --val_data data/item2meta_valid.jsonl "
+            "--images_per_item 2",
+        ),
+        "Run the same command again; whole batches are stored, and it goes on behind them.",
+    ),
+    Command(
+        "tune",
+        "lavic.tune.config:TuneSettings",
+        "lavic.tune.run:run",
+        "Teach the language model to answer a conversation with the ID of the right candidate (stage 2).",
+        (
+            "lavic tune --category all_beauty --candidate_type candidates_st --item_store item_store",
+            "lavic tune --category all_beauty --text_only --output_dir out_text_only",
+        ),
+        "Run the same command with --resume (and without --overwrite) to go on from the last checkpoint.",
+    ),
+    Command(
+        "evaluate",
+        "lavic.evaluate.config:EvaluateSettings",
+        "lavic.evaluate.run:run",
+        "Rank every test conversation's candidates and say how often the right one comes first, beside baselines.",
+        (
+            "lavic evaluate --category all_beauty --adapter out_tuned/trained_lora_adapter",
+            "lavic evaluate --category all_beauty --adapter out_tuned/trained_lora_adapter "
+            "--text_only_adapter out_text_only/trained_lora_adapter",
+        ),
+        "Run the same command again; answers that are there are kept.",
+    ),
+    Command(
         "check",
         "lavic.check.config:CheckSettings",
         "lavic.check.run:run",

@@ -1,8 +1,9 @@
-"""``lavic demo``: stage 1 in miniature, on the very path that real data takes.
+"""``lavic demo``: stage 1 in miniature, on the very path that real data takes, and stage 2 if asked for.
 
 A catalogue is drawn, ``lavic distill`` trains on it twice (once with its pictures shuffled among the
 descriptions: ``blind``, what can be learnt without seeing), and everything is measured on held-out pictures
-whose combinations of kind, colour and pattern never occur in training.
+whose combinations of kind, colour and pattern never occur in training. With ``--tune_steps`` the pictures' five tokens
+are stored, and a recommender is tuned on conversations about them (``recommend.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lavic.console import Console, Outcome
 from lavic.data.derange import write_deranged
 from lavic.demo.config import DemoSettings
 from lavic.demo.measure import HEADER, ROWS, HeldOut, Measured, table_cells
+from lavic.demo.recommend import OUTPUTS, Stage2, recommend
 from lavic.demo.report import write_report
 from lavic.distill.config import DistillSettings
 from lavic.distill.run import run as run_distill
@@ -31,7 +33,7 @@ from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop.catalogue import ToyItem, plan_catalogue, write_catalogue
 from lavic.training.run_view import read_run
 
-KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", "logs", "summary.json", "report.html", "report.png")
+KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", *OUTPUTS, "logs", "summary.json", "report.html", "report.png")
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 FULL_STEPS, FULL_ITEMS = 600, 5_000
@@ -57,13 +59,16 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
     folder = settings.output_dir
     items, steps = (FULL_ITEMS, FULL_STEPS) if settings.full else (settings.items, settings.steps)
     plan = Plan(items, steps, tuple(plan_catalogue(items, settings.seed)[1]))
+    stage = Stage2(settings.tune_steps, settings.full, settings.seed, settings.workers)
     prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
-    _draw(folder, plan, settings, console)
+    _draw(folder, plan, settings, stage, console)
     toyshop = folder / "toyshop"
     write_deranged(toyshop / TRAIN_METADATA, toyshop / BLIND_METADATA, settings.seed)
     seconds = {name: _distill(folder, name, plan, settings, console) for name in ("distilled", "blind")}
     rows = _measure(folder, plan, settings.workers, console)
     summary = _summary(rows, plan, seconds, time.monotonic() - started)
+    if stage.steps:
+        summary |= recommend(folder, stage, console)
     write_report(folder, plan.held_out, rows, summary, curve=read_run(folder / "distilled"))
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_json(folder / "summary.json", summary)
@@ -74,7 +79,7 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
 # -- steps ---------------------------------------------------------------------------------------------------
 
 
-def _draw(folder: Path, plan: Plan, settings: DemoSettings, console: Console) -> None:
+def _draw(folder: Path, plan: Plan, settings: DemoSettings, stage: Stage2, console: Console) -> None:
     with console.progress("Drawing the catalogue", plan.items) as bar:
         write_catalogue(
             folder / "toyshop",
@@ -82,6 +87,7 @@ def _draw(folder: Path, plan: Plan, settings: DemoSettings, console: Console) ->
             settings.seed,
             workers=settings.workers,
             on_progress=lambda done, total: bar.advance(1),
+            conversations=stage.conversations,
         )
 
 
@@ -168,3 +174,6 @@ def _print(rows: dict[str, Measured], summary: dict[str, Any], console: Console)
         f"distillation    {summary['steps']} steps of {summary['batch_size']} in {summary['distill_seconds']:.0f} s, "
         f"{summary['samples_per_s']:.0f} samples/s; everything {summary['seconds']:.0f} s"
     )
+    if "hr@1" in summary:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in summary["hr@1"].items() if share is not None)
+        console.print(f"HR@1            {shares}  ({summary['test_conversations']} conversations)")

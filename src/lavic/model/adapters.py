@@ -1,4 +1,4 @@
-"""LoRA on the vision side: which modules, attaching, saving, loading from any key layout, merging."""
+"""LoRA on the vision side or the language side: which modules, attaching, saving, loading any key layout, merging."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from lavic.model.load import public_name
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 VISION_PARTS = ("vision_tower", "multi_modal_projector")
+LANGUAGE_PARTS = ("language_model", "lm_head")
+_PARTS = (*VISION_PARTS, *LANGUAGE_PARTS)
 #: What PEFT 0.6 (2023) knew already; older versions refuse a file with keys that came later.
 _CONFIG_KEYS = (
     "alpha_pattern",
@@ -58,35 +60,52 @@ class LoraSettings:
 
 def vision_linears(model: PreTrainedModel) -> list[str]:
     """Names of every ``nn.Linear`` of vision tower and projector (146 in the 7B)."""
-    names = []
-    for part in VISION_PARTS:
-        root = model.get_submodule(f"model.{part}")
-        linears = [name for name, module in root.named_modules() if isinstance(module, nn.Linear)]
-        names += [f"model.{part}.{name}" for name in linears]
-    return names
+    return [f"model.{part}.{name}" for part in VISION_PARTS for name in _linears(model.get_submodule(f"model.{part}"))]
+
+
+def language_linears(model: PreTrainedModel, *, lm_head: bool = False) -> list[str]:
+    """Names of every ``nn.Linear`` of the language model (224 in the 7B), and of ``lm_head`` if asked for."""
+    names = [f"model.language_model.{name}" for name in _linears(model.get_submodule("model.language_model"))]
+    return [*names, "lm_head"] if lm_head else names
+
+
+def _linears(root: nn.Module) -> list[str]:
+    return [name for name, module in root.named_modules() if isinstance(module, nn.Linear)]
 
 
 def target_pattern(names: Iterable[str]) -> str:
     """A pattern for PEFT that matches these modules in transformers of any age, and nothing elsewhere."""
-    leaves: dict[str, set[str]] = {part: set() for part in VISION_PARTS}
+    leaves: dict[str, set[str]] = {part: set() for part in _PARTS}
     for name in names:
-        for part in VISION_PARTS:
+        for part in _PARTS:
             if f"{part}." in name:
                 leaves[part].add(name.rsplit(".", 1)[1])
     parts = {part: "|".join(sorted(found)) for part, found in leaves.items() if found}
-    return "|".join(rf".*\b{part}\.(?:.*\.)?(?:{found})" for part, found in parts.items())
+    patterns = [rf".*\b{part}\.(?:.*\.)?(?:{found})" for part, found in parts.items()]
+    return "|".join([*patterns, r"(?:.*\.)?lm_head"] if "lm_head" in names else patterns)
 
 
 def attach_vision_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0) -> PeftModel:
-    """Add LoRA (fp32, start values from the seed) to every linear layer of the vision side.
+    """Add LoRA to every linear layer of the vision side; see ``attach_lora``."""
+    return attach_lora(model, vision_linears(model), settings, seed=seed)
+
+
+def attach_language_lora(
+    model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0, lm_head: bool = False
+) -> PeftModel:
+    """Add LoRA to every linear layer of the language model, and to ``lm_head`` if asked for; see ``attach_lora``."""
+    return attach_lora(model, language_linears(model, lm_head=lm_head), settings, seed=seed)
+
+
+def attach_lora(model: PreTrainedModel, names: list[str], settings: LoraSettings, *, seed: int = 0) -> PeftModel:
+    """Add LoRA (fp32, start values from the seed) to the linear layers of these names.
 
     ``model`` is changed in place and is the returned model's base; everything else stays frozen. All is left
     in evaluation mode: ``set_lora_dropout`` switches on what training needs.
     """
-    names = vision_linears(model)
     pattern = target_pattern(names)
     matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
-    assert sorted(matched) == sorted(names), "the pattern matches exactly the vision side's linear layers"
+    assert sorted(matched) == sorted(names), "the pattern matches exactly these linear layers"
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
@@ -116,7 +135,7 @@ def set_lora_dropout(model: nn.Module, active: bool) -> None:
 
 def trainable_by_part(model: nn.Module) -> dict[str, int]:
     """Trainable parameters of vision tower, projector and language model."""
-    counts = dict.fromkeys((*VISION_PARTS, "language_model", "lm_head"), 0)
+    counts = dict.fromkeys(_PARTS, 0)
     for name, parameter in model.named_parameters():
         part = next((part for part in counts if f".{part}." in f".{name}."), None)
         if parameter.requires_grad and part:
@@ -129,7 +148,7 @@ def trainable_by_part(model: nn.Module) -> dict[str, int]:
 
 def adapter_bytes(model: PeftModel) -> bytes:
     """The adapter's tensors as a safetensors file, under the keys that stock PEFT reads."""
-    state = sorted(get_peft_model_state_dict(model).items())
+    state = sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state}
     return save(tensors, metadata={"format": "pt"})
 
@@ -163,10 +182,12 @@ def canonical_key(key: str) -> str:
 
     ``base_model.model.vision_tower.vision_model.X`` (transformers before 4.52),
     ``base_model.model.model.vision_tower.vision_model.X`` (4.52 on) and
-    ``base_model.model.model.vision_tower.X`` (5.x) all become ``vision_tower.X``.
+    ``base_model.model.model.vision_tower.X`` (5.x) all become ``vision_tower.X``; likewise
+    ``language_model.model.X`` and ``language_model.X``, ``language_model.lm_head.X`` and ``lm_head.X``.
     """
     key = re.sub(r"^(base_model\.)?(model\.)*", "", key)
     key = key.replace("vision_tower.vision_model.", "vision_tower.")
+    key = re.sub(r"^language_model\.(model|(?=lm_head))\.?", lambda match: "language_model." if match[1] else "", key)
     return re.sub(r"\.(lora_[AB])\.default\.", r".\1.", key)
 
 
@@ -223,6 +244,15 @@ def load_vision_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     settings, weights = read_lora_settings(folder), _read_weights(folder)
     wrapped = attach_vision_lora(model, settings)
+    fill_adapter(wrapped, weights, where=str(folder))
+    return wrapped
+
+
+def load_language_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The same for an adapter of the language model, with ``lm_head`` or without; raises the same."""
+    settings, weights = read_lora_settings(folder), _read_weights(folder)
+    lm_head = any(canonical_key(key).startswith("lm_head.") for key in weights)
+    wrapped = attach_language_lora(model, settings, lm_head=lm_head)
     fill_adapter(wrapped, weights, where=str(folder))
     return wrapped
 

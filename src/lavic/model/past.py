@@ -67,7 +67,7 @@ class Past:
 
 
 @cache
-def _past_name(forward: Callable[..., Any]) -> str:
+def past_name(forward: Callable[..., Any]) -> str:
     """Which of ``PAST_NAMES`` a forward function takes."""
     return next(name for name in PAST_NAMES if name in inspect.signature(forward).parameters)
 
@@ -106,7 +106,7 @@ def run_behind(
         attention_mask=(places <= own[:, None])[None, None] if mask is None else mask,
         position_ids=own[None] if position_ids is None else position_ids,
         use_cache=False,
-        **{_past_name(type(language_model).forward): past},
+        **{past_name(type(language_model).forward): past},
     )
     hidden: Tensor = output.last_hidden_state
     return hidden

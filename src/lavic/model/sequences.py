@@ -22,6 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from lavic.prompts import Prompts, fill, placeholder_names
 
 IGNORE_INDEX = -100
+#: In ``placeholder_positions``: this row has no such picture.
+ABSENT = -1
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Sequence:
 
     Attributes:
         input_ids: prompt, then target, then EOS; ``prompt_length`` of them carry no loss.
-        placeholders: positions of the V visual tokens, global view first.
+        ends: whether EOS closes the target.
+        placeholders: positions of the visual tokens: V for each picture in the prompt, global view first.
     """
 
     input_ids: tuple[int, ...]
     prompt_length: int
     placeholders: tuple[int, ...]
+    ends: bool = True
 
     @property
     def target_tokens(self) -> int:
@@ -55,10 +59,12 @@ class TokenBatch:
     Attributes:
         input_ids: [B, T] int64; at padding the pad id, at placeholders an id above the vocabulary.
         attention_mask: [B, T] bool, False at padding.
-        placeholder_positions: [B, V] int64, columns of the visual tokens.
+        placeholder_positions: [B, P] int64, columns of the visual tokens, V for each picture; where a row has fewer
+            pictures than another, the rest is ABSENT.
         labels: [B, T] int64, the id itself where it carries loss, IGNORE_INDEX elsewhere.
         is_eos: [B, T] bool, where a label is the closing EOS.
         left_padded: whether a row starts with padding.
+        ragged: whether a placeholder position is ABSENT.
     """
 
     input_ids: Tensor
@@ -67,6 +73,7 @@ class TokenBatch:
     labels: Tensor
     is_eos: Tensor
     left_padded: bool = False
+    ragged: bool = False
 
     def pin_memory(self) -> TokenBatch:
         """The same batch in page-locked memory."""
@@ -112,20 +119,30 @@ class SequenceBuilder:
         prompt = fill(self.prompts.distill, title=title, visual_tokens="".join(self.spellings))
         return self.join(prompt, description)
 
-    def join(self, prompt: str, target: str | None) -> Sequence:
-        """Tokenise prompt + target as one string; a token that reaches into the target belongs to it."""
-        encoding = self._tokenizer.encode(prompt + (target or ""), add_special_tokens=False)
+    def encode(self, text: str) -> Encoding:
+        """A text's tokens and their places; placeholders are tokens, no other spelling is special, BOS is not added."""
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def join(self, prompt: str, target: str | None, *, pictures: int = 1, eos: bool = True) -> Sequence:
+        """Tokenise prompt + target as one string; a token that reaches into the target belongs to it.
+
+        Args:
+            pictures: how often the prompt holds the V placeholders.
+            eos: whether EOS closes the target.
+        """
+        encoding = self.encode(prompt + (target or ""))
         ids: list[int] = ([] if self.bos_id is None else [self.bos_id]) + list(encoding.ids)
         shift = len(ids) - len(encoding.ids)
         if target is None:
             prompt_length = len(ids)
         else:
             prompt_length = shift + _first_token_past(encoding, len(prompt))
-            ids.append(self.eos_id)
-        placeholders = tuple(position for position, token in enumerate(ids) if token in self.placeholder_ids)
-        if [ids[position] for position in placeholders] != list(self.placeholder_ids):
-            raise ValueError("the prompt must hold each placeholder once, in order")
-        return Sequence(tuple(ids), prompt_length, placeholders)
+            ids += [self.eos_id] if eos else []
+        known = frozenset(self.placeholder_ids)
+        placeholders = tuple(position for position, token in enumerate(ids) if token in known)
+        if tuple(ids[position] for position in placeholders) != self.placeholder_ids * pictures:
+            raise ValueError(f"the prompt must hold each placeholder once, in order, for each of {pictures} pictures")
+        return Sequence(tuple(ids), prompt_length, placeholders, eos)
 
     def collate(self, sequences: Rows[Sequence], *, side: str = "right") -> TokenBatch:
         """Pad to the longest on the given side."""
@@ -135,7 +152,8 @@ class SequenceBuilder:
         attention_mask = torch.zeros(shape, dtype=torch.bool)
         labels = torch.full(shape, IGNORE_INDEX)
         is_eos = torch.zeros(shape, dtype=torch.bool)
-        positions = torch.zeros((len(sequences), self.views), dtype=torch.int64)
+        places = max(len(sequence.placeholders) for sequence in sequences)
+        positions = torch.full((len(sequences), places), ABSENT)
         for row, sequence in enumerate(sequences):
             length = len(sequence.input_ids)
             start = width - length if side == "left" else 0
@@ -143,10 +161,12 @@ class SequenceBuilder:
             input_ids[row, start : start + length] = ids
             attention_mask[row, start : start + length] = True
             labels[row, start + sequence.prompt_length : start + length] = ids[sequence.prompt_length :]
-            is_eos[row, start + length - 1] = sequence.prompt_length < length
-            positions[row] = torch.tensor(sequence.placeholders) + start
+            is_eos[row, start + length - 1] = sequence.ends and sequence.prompt_length < length
+            columns = torch.tensor(sequence.placeholders, dtype=torch.int64) + start
+            positions[row, : len(columns)] = columns
         left_padded = side == "left" and bool((~attention_mask).any())
-        return TokenBatch(input_ids, attention_mask, positions, labels, is_eos, left_padded)
+        ragged = bool((positions == ABSENT).any())
+        return TokenBatch(input_ids, attention_mask, positions, labels, is_eos, left_padded, ragged)
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -23,7 +23,7 @@ from lavic.model.lean_vision import arrange_vision
 from lavic.model.load import BaseModel
 from lavic.model.past import Past, run_behind
 from lavic.model.prefix_cache import PrefixCache
-from lavic.model.sequences import TokenBatch
+from lavic.model.sequences import ABSENT, TokenBatch
 from lavic.model.views import PixelNorm
 
 DEFAULT_ACCELERATIONS = Accelerations()
@@ -47,7 +47,9 @@ class FiveTokenModel(nn.Module):
     def accelerate(self, accelerations: Accelerations) -> None:
         """Take these short cuts from now on."""
         self.accelerations = accelerations
-        arrange_vision([self.vision_tower, self.llava.model.multi_modal_projector], accelerations.lean_vision)
+        # LoRA layers of the language model too; stage 1 has none there.
+        parts = [self.vision_tower, self.llava.model.multi_modal_projector, self.llava.model.language_model]
+        arrange_vision([*parts, self.lm_head], accelerations.lean_vision)
         towers = (self.vision_tower.encoder, self.llava.model.language_model)
         arrange_layers([layer for tower in towers for layer in tower.layers], accelerations)  # type: ignore[union-attr]
 
@@ -62,6 +64,11 @@ class FiveTokenModel(nn.Module):
         """The output embeddings, never resized."""
         head: nn.Module = self.llava.lm_head
         return head
+
+    @property
+    def width(self) -> int:
+        """D, numbers of a visual token and of every other input embedding."""
+        return int(self.llava.get_input_embeddings().embedding_dim)
 
     def cls_states(self, views: Tensor) -> Tensor:
         """[N, V, 3, s, s] uint8 to [N, V, W]: last layer's [CLS], before the final layer norm."""
@@ -79,13 +86,21 @@ class FiveTokenModel(nn.Module):
         return tokens
 
     def inputs_embeds(self, batch: TokenBatch, visual_tokens: Tensor) -> Tensor:
-        """[B, T, D]: embeddings of the ids, with [B, V, D] visual tokens at their placeholders."""
+        """[B, T, D]: embeddings of the ids, with visual tokens at their placeholders.
+
+        Args:
+            visual_tokens: [N, V, D], the N pictures of all rows behind each other; one a row in stage 1.
+        """
         positions = batch.placeholder_positions
         rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
+        if batch.ragged:
+            there = positions != ABSENT
+            rows, positions = rows[there], positions[there]
         # Placeholder ids lie above the vocabulary: look up a safe id there, it is replaced anyway.
         safe_ids = batch.input_ids.index_put((rows, positions), torch.zeros_like(positions))
         embeds: Tensor = self.llava.get_input_embeddings()(safe_ids)
-        return embeds.index_put((rows, positions), visual_tokens.to(embeds.dtype))
+        tokens = visual_tokens.reshape(*positions.shape, embeds.shape[-1])
+        return embeds.index_put((rows, positions), tokens.to(embeds.dtype))
 
     def hidden_states(self, batch: TokenBatch, visual_tokens: Tensor, prefix: PrefixCache | None = None) -> Tensor:
         """[B, T', D] after the language model.

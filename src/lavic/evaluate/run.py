@@ -1,0 +1,253 @@
+"""``lavic evaluate``: how often the right product is recommended, beside what it must be compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any
+
+from lavic.config import CONFIG_FILE, VERSIONS_FILE
+from lavic.console import Console, Outcome, Progress
+from lavic.embed.store import ItemStore
+from lavic.evaluate.answers import (
+    Answer,
+    Journal,
+    answer_at_random,
+    answer_by_score,
+    answer_greedily,
+    answer_in_order,
+    ranked,
+)
+from lavic.evaluate.config import EvaluateSettings
+from lavic.evaluate.metrics import measure
+from lavic.evaluate.results import (
+    TABLE_HEADER,
+    SystemResult,
+    append_summary,
+    measures_table,
+    write_results,
+    write_test_results,
+)
+from lavic.evaluate.systems import IN_ORDER, RANDOM, System, answering, check_tokens, systems_of
+from lavic.files import FolderLock, prepare_output, sha256_file
+from lavic.model.adapters import fingerprint
+from lavic.model.load import BaseModel, check_source, load_base
+from lavic.skipped import SkipLog
+from lavic.training.devices import choose_device, choose_precision, make_fabric, weights_dtype
+from lavic.training.failures import machine_failures
+from lavic.training.identity import weights_mark
+from lavic.training.run_log import SKIPPED_FILE
+from lavic.tune.conversations import category_file
+from lavic.tune.samples import AskedRow
+from lavic.tune.setup import Choosing, check_conversations, open_store, prepare, rows_of
+
+RESULTS_FILE, SUMMARY_FILE, ANSWERS = "results.json", "results_summary.csv", "answers"
+KNOWN_OUTPUTS = (
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    ANSWERS,
+    "test_results_*.jsonl",
+    SKIPPED_FILE,
+    CONFIG_FILE,
+    VERSIONS_FILE,
+)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A system's answers to its rows, and how long they took."""
+
+    rows: Rows[AskedRow]
+    answers: Rows[Answer]
+    seconds: float
+
+
+def run(settings: EvaluateSettings, console: Console) -> Outcome:
+    """Answer, measure, print and write.
+
+    Raises:
+        LavicError: see ``lavic.errors``; answers that are there already are kept for the next run.
+    """
+    choose_precision(settings.precision, choose_device(settings.device))
+    check_source(settings.model)
+    check_conversations(settings, settings.split)
+    systems = systems_of(settings)
+    with machine_failures(), FolderLock(settings.output_dir):
+        prepare_output(
+            settings.output_dir, resume=not settings.overwrite, overwrite=settings.overwrite, known=KNOWN_OUTPUTS
+        )
+        with SkipLog(settings.output_dir / SKIPPED_FILE) as skipped:
+            settings.save(settings.output_dir)
+            found = _answer_all(settings, systems, skipped, console)
+            return _report(settings, systems, found, skipped, console)
+
+
+# -- answers -------------------------------------------------------------------------------------------------
+
+
+def _answer_all(
+    settings: EvaluateSettings, systems: list[System], skipped: SkipLog, console: Console
+) -> dict[str, _Answered]:
+    """All systems' answers, the judged one first, the baselines without a model last."""
+    own = open_store(settings, console, model=settings.model, device=settings.device, precision=settings.precision)
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    console.info(f"Loading {settings.model} ...")
+    base = load_base(settings.model, dtype=weights_dtype(precision), device=device, four_bit=settings.quantize == "nf4")
+    stores = {path: ItemStore(path) for path in {system.pictures for system in systems} if path is not None}
+    if own is not None and settings.item_store is not None:
+        stores[settings.item_store] = own
+    mark = weights_mark(base.model)
+    found: dict[str, _Answered] = {}
+    with make_fabric(device, precision).autocast():
+        for system in systems:
+            store = None if system.pictures is None else stores[system.pictures]
+            if store is not None:
+                check_tokens(system, store)
+            choosing, rows = _asked(settings, system, base, store, skipped)
+            identity = _identity(settings, system, store, mark, precision)
+            with console.progress(f"Answering: {system.name}", len(rows)) as bar:
+                found[system.name] = _answer(settings, system, choosing, rows, identity, bar)
+    judged = found[systems[0].name].rows
+    for name, answer in _baselines(settings).items():
+        found[name] = _Answered(judged, answer(judged), 0.0)
+    return found
+
+
+def _baselines(settings: EvaluateSettings) -> dict[str, Callable[[Rows[AskedRow]], list[Answer]]]:
+    return {RANDOM: lambda rows: answer_at_random(rows, settings.seed), IN_ORDER: answer_in_order}
+
+
+def _asked(
+    settings: EvaluateSettings, system: System, base: BaseModel, store: ItemStore | None, skipped: SkipLog
+) -> tuple[Choosing, list[AskedRow]]:
+    """The prompts' parts and the rows as the system sees them; only the judged one's stage-1 adapter is named."""
+    named = settings if system.pictures == settings.item_store else settings.model_copy(update={"vision_adapter": None})
+    # What the first system's rows lack, and titles, need not be counted again for each.
+    notes = skipped if not skipped.notes and not skipped.count else SkipLog()
+    choosing = prepare(named, base, store, notes)
+    path = category_file(settings, settings.split)
+    return choosing, rows_of(path, settings, choosing, notes, max_rows=settings.max_rows)
+
+
+def _identity(settings: EvaluateSettings, system: System, store: ItemStore | None, mark: str, precision: str) -> str:
+    """What decides a system's answers."""
+    kept = {name: getattr(settings, name) for name in ("candidate_type", "max_length", "max_rows", "batch_size")}
+    files = (category_file(settings, settings.split), settings.item_meta_path, settings.val_data, settings.prompts)
+    facts = {
+        **kept,
+        "files": [None if path is None else sha256_file(path) for path in files],
+        "adapter": None if system.adapter is None else fingerprint(system.adapter),
+        "store": None if store is None else store.mark,
+        "model": mark,
+        "precision": precision,
+        "max_new_tokens": settings.max_new_tokens if system.greedy else None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _answer(
+    settings: EvaluateSettings,
+    system: System,
+    choosing: Choosing,
+    rows: list[AskedRow],
+    identity: str,
+    bar: Progress,
+) -> _Answered:
+    started = time.monotonic()
+    journal = Journal(settings.output_dir / ANSWERS / f"{system.name}.jsonl", identity)
+    with answering(choosing.base, system) as model:
+        if system.greedy:
+            answers = answer_greedily(
+                model,
+                rows,
+                choosing.catalogue,
+                choosing.prompts,
+                journal,
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+                tokenizer=choosing.base.tokenizer,
+                on_rows=bar.advance,
+            )
+        else:
+            answers = answer_by_score(
+                model,
+                rows,
+                choosing.catalogue,
+                choosing.prompts,
+                journal,
+                batch_size=settings.batch_size,
+                on_rows=bar.advance,
+            )
+    return _Answered(rows, answers, time.monotonic() - started)
+
+
+# -- what came out -------------------------------------------------------------------------------------------
+
+
+def _report(
+    settings: EvaluateSettings,
+    systems: list[System],
+    found: dict[str, _Answered],
+    skipped: SkipLog,
+    console: Console,
+) -> Outcome:
+    results = []
+    for name, answered in found.items():
+        rows = [ranked(row, answer) for row, answer in zip(answered.rows, answered.answers, strict=True)]
+        measures = measure(rows, seed=settings.seed, resamples=settings.resamples)
+        results.append(SystemResult(name, rows, measures, answered.seconds))
+    about = {
+        "model": settings.model,
+        "conversations": str(category_file(settings, settings.split)),
+        "candidate_type": settings.candidate_type,
+        "left_out": skipped.summary(),
+    }
+    document = write_results(
+        settings.output_dir / RESULTS_FILE, results, about=about, seed=settings.seed, resamples=settings.resamples
+    )
+    for system in systems:
+        _write_answers(settings, system, found[system.name], results)
+    console.table(measures_table(results), header=TABLE_HEADER, title=f"{len(results[0].rows)} conversations")
+    for note, count in skipped.notes.most_common():
+        console.info(f"{count} {note}")
+    if skipped.count:
+        console.warn(f"{skipped.count} rows were left out; {skipped.path} lists them.")
+    summary: dict[str, Any] = {"output_dir": str(settings.output_dir), **document, **skipped.summary()}
+    return Outcome(summary=summary, printed=True, next_step=f"All figures: {settings.output_dir / RESULTS_FILE}")
+
+
+def _write_answers(
+    settings: EvaluateSettings, system: System, answered: _Answered, results: list[SystemResult]
+) -> None:
+    """``test_results_<candidates>.jsonl`` of the judged system, the others with their name behind; a summary line."""
+    result = next(each for each in results if each.name == system.name)
+    mark = "" if system.name == results[0].name else f"_{system.name}"
+    path = settings.output_dir / f"test_results_candidates_{settings.candidate_type}{mark}.jsonl"
+    write_test_results(
+        path,
+        [row.conversation for row in answered.rows],
+        settings.candidate_type,
+        result.rows,
+        [answer.response for answer in answered.answers],
+    )
+    if system.recommender is None:
+        return
+    trained = system.recommender
+    append_summary(
+        settings.output_dir / SUMMARY_FILE,
+        {
+            "model_dir": str(system.adapter),
+            "candidate_type": f"candidates_{settings.candidate_type}",
+            "lr": trained.lr,
+            "weight_decay": trained.weight_decay,
+            "num_epochs": trained.num_epochs,
+            "recall@1": result.measures.values["recall@1"].value,
+            "validity@1": result.measures.values["validity@1"].value,
+            "output_file": path.name,
+        },
+    )

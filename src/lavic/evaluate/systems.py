@@ -1,0 +1,110 @@
+"""The systems that are compared: what each is shown, and which adapter answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavic.embed.identity import what_differs
+from lavic.embed.store import ItemStore
+from lavic.errors import InputError
+from lavic.evaluate.config import EvaluateSettings
+from lavic.model.accelerations import Accelerations
+from lavic.model.adapters import load_language_adapter
+from lavic.model.load import BaseModel
+from lavic.model.visual_tokens import FiveTokenModel
+from lavic.tune.card import Recommender, read_recommender
+
+LAVIC, GREEDY = "lavic", "lavic_greedy"
+RANDOM, IN_ORDER = "random", "candidate_order"
+ZERO_SHOT, ZERO_SHOT_TEXT = "zero_shot", "zero_shot_text"
+TEXT_ONLY, UNDISTILLED = "text_only", "undistilled"
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to answer with the model.
+
+    Attributes:
+        adapter: None is the bare model.
+        pictures: the store that its visual tokens come from; None shows none.
+        recommender: how the adapter was trained; None for the bare model.
+        greedy: generate instead of scoring.
+    """
+
+    name: str
+    adapter: Path | None
+    pictures: Path | None
+    recommender: Recommender | None = None
+    greedy: bool = False
+
+
+def systems_of(settings: EvaluateSettings) -> list[System]:
+    """The systems that need the model, the one that is judged first.
+
+    Raises:
+        AdapterError: a folder is none of lavic tune's.
+        InputError: an adapter was tuned with pictures and is to be judged without, or the other way round.
+    """
+    store = None if settings.text_only else settings.item_store
+    found: list[System] = []
+    if settings.adapter is not None:
+        recommender = _read(settings.adapter, text_only=False, flag="--adapter")
+        found.append(System(LAVIC, settings.adapter, store, recommender))
+        if settings.greedy:
+            found.append(System(GREEDY, settings.adapter, store, recommender, greedy=True))
+    elif store is not None:
+        found.append(System(ZERO_SHOT, None, store))
+    if settings.undistilled_adapter is not None:
+        recommender = _read(settings.undistilled_adapter, text_only=False, flag="--undistilled_adapter")
+        found.append(System(UNDISTILLED, settings.undistilled_adapter, settings.undistilled_store, recommender))
+    if settings.text_only_adapter is not None:
+        recommender = _read(settings.text_only_adapter, text_only=True, flag="--text_only_adapter")
+        found.append(System(TEXT_ONLY, settings.text_only_adapter, None, recommender))
+    if settings.zero_shot or not found:
+        found.append(System(ZERO_SHOT_TEXT, None, None))
+    return found
+
+
+def _read(folder: Path, *, text_only: bool, flag: str) -> Recommender:
+    recommender = read_recommender(folder)
+    if recommender.text_only != text_only:
+        seen = "without pictures" if recommender.text_only else "with pictures"
+        other = "--text_only_adapter" if recommender.text_only else "--adapter"
+        raise InputError(f"the adapter {folder}/ was tuned {seen}", where=flag, remedy=f"Give it as {other}.")
+    return recommender
+
+
+def check_tokens(system: System, store: ItemStore) -> None:
+    """See that a store holds the visual tokens that the adapter learnt from.
+
+    Raises:
+        InputError: they were made by another model or stage-1 adapter.
+    """
+    if system.recommender is None:
+        return
+    different = what_differs(store.about, system.recommender.visual_tokens)
+    if different:
+        raise InputError(
+            f"the store was made with {different}, and {system.adapter}/ was tuned on what that made",
+            where=str(store.folder),
+            remedy="Give the item store that lavic tune was given, or tune again on this one.",
+        )
+
+
+@contextmanager
+def answering(base: BaseModel, system: System) -> Iterator[FiveTokenModel]:
+    """The model with the system's adapter, which is taken off again."""
+    if system.adapter is None:
+        yield FiveTokenModel(base, Accelerations(frozen_start=False))
+        return
+    wrapped = load_language_adapter(base.model, system.adapter).to(base.model.device)
+    try:
+        yield FiveTokenModel(base, Accelerations(frozen_start=False))
+    finally:
+        # Layers that compute themselves in one go would outlive the adapter that they belong to.
+        FiveTokenModel(base, Accelerations(frozen_start=False, lean_vision=False))
+        wrapped.unload()
+        base.model.requires_grad_(False)

@@ -1,0 +1,36 @@
+"""Shortening a conversation that is too long for the prompt: its start and its latest words stay."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer
+
+#: Stands where something was left out.
+CUT = "\n[...]\n"
+_END_OF_POST = "</submission>"
+_COMMENT = "<comment>"
+
+
+def shorten(context: str, tokens: int, tokenizer: Tokenizer) -> str:
+    """At most about ``tokens`` tokens of a conversation: the start of the submission and the latest comments.
+
+    The submission gets half of the room, or more where the comments do not fill theirs. The later part starts with a
+    whole comment if one begins in its first half.
+
+    Args:
+        tokenizer: reads everything as text (``sequences.text_tokenizer``).
+    """
+    places = tokenizer.encode(context, add_special_tokens=False).offsets
+    if len(places) <= tokens:
+        return context
+    room = tokens - len(tokenizer.encode(CUT, add_special_tokens=False).ids)
+    if room < 2:
+        return ""
+    end_of_post = context.find(_END_OF_POST) + len(_END_OF_POST)
+    post = sum(start < end_of_post for start, _ in places) if _END_OF_POST in context else 0
+    first = min(post, max(room // 2, room - (len(places) - post)))
+    start_of_rest = places[len(places) - (room - first)][0]
+    comment = context.find(_COMMENT, start_of_rest)
+    if start_of_rest < comment <= (start_of_rest + len(context)) // 2:
+        start_of_rest = comment
+    head = context[: places[first - 1][1]] if first else ""
+    return head.rstrip() + CUT + context[start_of_rest:].lstrip()

@@ -1,0 +1,126 @@
+"""The recommendation prompt (stage 2): a conversation, its candidates, and the answer, as tokens.
+
+    instruction
+    Conversation: ...
+    Candidates:
+    ID: title<V visual tokens>        one line a candidate; without picture: ID: title
+    Assistant:ID
+
+Source: LaViC (arXiv 2503.23312), section 4.2. Too long a prompt loses words of the conversation, never a candidate,
+a placeholder, the instruction or the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from lavic.model.choices import ChoiceRow, choice_row
+from lavic.model.contexts import shorten
+from lavic.model.sequences import Sequence, SequenceBuilder, text_tokenizer
+from lavic.prompts import fill
+
+_TRIES = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of the candidates.
+
+    Attributes:
+        has_picture: whether its V visual tokens stand behind the title; otherwise nothing does.
+    """
+
+    item_id: str
+    title: str
+    has_picture: bool
+
+
+class RecommendationPrompts:
+    """Builds prompts for one tokenizer, one set of wordings and V views.
+
+    Args:
+        max_length: of prompt and answer together, in tokens.
+    """
+
+    def __init__(self, builder: SequenceBuilder, tokenizer: Tokenizer, max_length: int) -> None:
+        self.builder = builder
+        self.max_length = max_length
+        self._text = tokenizer
+        self._slot = "".join(builder.spellings)
+
+    @classmethod
+    def of(cls, builder: SequenceBuilder, tokenizer: PreTrainedTokenizerBase, max_length: int) -> RecommendationPrompts:
+        """With the text tokenizer made from the checkpoint's."""
+        return cls(builder, text_tokenizer(tokenizer), max_length)
+
+    def prompt(self, context: str, candidates: Rows[Candidate]) -> str:
+        """The text in front of the answer, placeholders in the builder's private spelling."""
+        lines = [
+            fill(
+                self.builder.prompts.candidate,
+                item_id=candidate.item_id,
+                # A line break in a title would look like a further candidate.
+                title=" ".join(candidate.title.split()),
+                visual_tokens=self._slot if candidate.has_picture else "",
+            )
+            for candidate in candidates
+        ]
+        return fill(self.builder.prompts.recommend, context=context, candidates="".join(lines))
+
+    def sequence(self, context: str, candidates: Rows[Candidate], answer: str | None, *, eos: bool = True) -> Sequence:
+        """Prompt and answer as tokens; nothing is shortened here.
+
+        Args:
+            answer: the ID, or None for a prompt to generate from.
+            eos: whether the end of the answer is taught too.
+        """
+        pictures = sum(candidate.has_picture for candidate in candidates)
+        return self.builder.join(self.prompt(context, candidates), answer, pictures=pictures, eos=eos)
+
+    def fit(self, context: str, candidates: Rows[Candidate]) -> str | None:
+        """The context, shortened as far as needed for any of the candidates as the answer; None if it is no use.
+
+        A few tokens are left free: in another order of the candidates the same lines may take some more.
+        """
+        answers = max((candidate.item_id for candidate in candidates), key=len)
+        room = self.max_length - len(candidates)
+        length = len(self.sequence(context, candidates, answers).input_ids)
+        if length <= room:
+            return context
+        own = len(self._text.encode(context, add_special_tokens=False).ids)
+        for _ in range(_TRIES):
+            own -= length - room
+            shorter = shorten(context, own, self._text) if own > 0 else ""
+            if not shorter:
+                return None
+            length = len(self.sequence(shorter, candidates, answers).input_ids)
+            if length <= room:
+                return shorter
+        return None
+
+    def choices(self, context: str, candidates: Rows[Candidate]) -> ChoiceRow:
+        """The prompt once, and behind it every candidate's ID, as a tree of tokens.
+
+        Each candidate's tokens are those of its own joined string. Only the text behind the last placeholder is
+        tokenised again for each: an added token ends whatever could be joined across it.
+        """
+        prompt = self.prompt(context, candidates)
+        pictures = sum(candidate.has_picture for candidate in candidates)
+        whole = self.builder.join(prompt, None, pictures=pictures)
+        start, beginning = 0, whole.input_ids[:0] if self.builder.bos_id is None else whole.input_ids[:1]
+        if pictures:
+            mark = self.builder.spellings[-1]
+            start = prompt.rindex(mark)
+            beginning = whole.input_ids[: whole.placeholders[-1]]
+        tail = prompt[start:]
+        answers = []
+        for candidate in candidates:
+            encoding: Encoding = self.builder.encode(tail + candidate.item_id)
+            own = sum(end <= len(tail) for _, end in encoding.offsets)
+            ids = (*beginning, *encoding.ids, self.builder.eos_id)
+            answers.append((ids, len(beginning) + own))
+        return choice_row(answers, whole.placeholders)

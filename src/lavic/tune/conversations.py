@@ -1,0 +1,125 @@
+"""Conversations as prompts need them: files of a category, titles, which items have visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from lavic.embed.store import ItemStore
+from lavic.errors import ConfigError, InputError, NothingLeftError
+from lavic.formats import NO_TITLE, Conversation, read_conversations, read_train_items, read_valid_metadata
+from lavic.layout import SPLITS, conversation_files
+from lavic.model.recommendation import Candidate
+from lavic.skipped import SkipLog
+from lavic.tune.config import ConversationSettings
+
+NO_METADATA = "candidates without metadata, titled 'No Title'"
+NO_PICTURE = "candidates without a picture, shown by ID and title alone"
+REPEATED = "candidates that stand twice in a list, taken once"
+SHORTENED = "conversations shortened for --max_length"
+
+
+def category_file(settings: ConversationSettings, split: str) -> Path:
+    """``CONVERSATIONS/CATEGORY/SPLIT.jsonl``.
+
+    Raises:
+        ConfigError: no such category, or several and none named.
+        InputError: there are no conversations, or no such split.
+    """
+    found = conversation_files(settings.conversations)
+    category = settings.category or (next(iter(found)) if len(found) == 1 else None)
+    known = ", ".join(found)
+    if category is None:
+        raise ConfigError("which one is meant?", where="--category", remedy=f"There are: {known}.")
+    if category not in found:
+        raise ConfigError(f"there is no category {category!r}", where="--category", remedy=f"There are: {known}.")
+    if split not in found[category]:
+        raise InputError("there is no such file", where=str(settings.conversations / category / f"{split}.jsonl"))
+    return found[category][split]
+
+
+def require_splits(settings: ConversationSettings, *splits: str) -> None:
+    """See that the files are there, before a model is loaded; raises as ``category_file`` does."""
+    assert set(splits) <= set(SPLITS)
+    for split in splits:
+        category_file(settings, split)
+
+
+@dataclass
+class Catalogue:
+    """What is told of an item, and its visual tokens.
+
+    Attributes:
+        titles: by item ID.
+        store: None shows no pictures.
+        skipped: gets counts of what is missing.
+    """
+
+    titles: Mapping[str, str]
+    store: ItemStore | None
+    skipped: SkipLog
+    _told: set[str] = field(default_factory=set)
+
+    def candidate(self, item_id: str) -> Candidate:
+        """One line of a prompt; an item that nothing is known of takes the text-only slot, and is counted."""
+        title = self.titles.get(item_id)
+        if title is None:
+            self.skipped.note(NO_METADATA)
+        pictured = self.store is not None and item_id in self.store
+        if self.store is not None and not pictured:
+            self.skipped.note(NO_PICTURE)
+        return Candidate(item_id, title or NO_TITLE, pictured)
+
+    def visual_tokens(self, item_ids: Rows[str]) -> Tensor | None:
+        """[n, V, D] of those items that have a picture, in their order; None if there are none."""
+        pictured = [item_id for item_id in item_ids if self.store is not None and item_id in self.store]
+        return self.store.tokens(pictured) if self.store is not None and pictured else None
+
+
+def read_titles(settings: ConversationSettings, skipped: SkipLog) -> dict[str, str]:
+    """Item ID -> title, of both metadata files.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    titles: dict[str, str] = {}
+    if settings.item_meta_path is not None:
+        titles.update((item.item_id, item.title) for item in read_train_items(settings.item_meta_path, skipped))
+    if settings.val_data is not None:
+        for image in read_valid_metadata(settings.val_data, skipped):
+            titles.setdefault(image.item_id, image.title)
+    return titles
+
+
+def conversations_of(path: Path, candidate_type: str, skipped: SkipLog) -> Iterator[tuple[Conversation, Rows[str]]]:
+    """Each conversation that has the list of candidates, and the list, each item once.
+
+    Raises:
+        InputError: the file cannot be used.
+        NothingLeftError: no row has the list.
+    """
+    several = 0
+    other: set[str] = set()
+    for conversation in read_conversations(path, skipped):
+        given = conversation.candidates.get(candidate_type)
+        if not given:
+            other.update(conversation.candidates)
+            reason = f"there is no list candidates_{candidate_type}" if given is None else "the list is empty"
+            skipped.add(file=path, where=_line(conversation), key=f"candidates_{candidate_type}", reason=reason)
+            continue
+        several += 1
+        candidates = tuple(dict.fromkeys(given))
+        if len(candidates) < len(given):
+            skipped.note(REPEATED, len(given) - len(candidates))
+        yield conversation, candidates
+    if not several:
+        remedy = f"It has: {', '.join(f'candidates_{name}' for name in sorted(other))}." if other else ""
+        raise NothingLeftError(f"no row has candidates_{candidate_type}", where=str(path), remedy=remedy)
+
+
+def _line(conversation: Conversation) -> str:
+    return conversation.where.rpartition(", ")[2]

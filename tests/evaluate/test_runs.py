@@ -1,0 +1,255 @@
+"""Whole runs of ``lavic evaluate``: the systems side by side, what is written, going on, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_world import refused
+from tune_world import data_flags, evaluate_flags, make_shop, rows_of, tune_flags, write_rows
+
+from lavic.cli.main import run_command_line
+from lavic.evaluate.results import SUMMARY_COLUMNS
+from lavic.files import sha256_file
+from lavic.model.load import TINY, load_base
+from lavic.tune.task import ADAPTER_FOLDER
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world with a recommender that sees, one that does not, and a second store."""
+    world = make_shop(tmp_path_factory.mktemp("shop"))
+    assert run_command_line(tune_flags(world, world / "tuned")) == 0
+    assert run_command_line(tune_flags(world, world / "text", text_only=True, item_store=None)) == 0
+    return world
+
+
+@pytest.fixture
+def world(shop: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shop, tmp_path / "world"))
+
+
+def all_systems(world: Path) -> dict[str, Any]:
+    return {
+        "adapter": world / "tuned" / ADAPTER_FOLDER,
+        "text_only_adapter": world / "text" / ADAPTER_FOLDER,
+        "undistilled_adapter": world / "tuned" / ADAPTER_FOLDER,
+        "undistilled_store": world / "store",
+    }
+
+
+def read_answers(output: Path) -> dict[str, str]:
+    """Context -> recommended ID, of the judged system."""
+    lines = (output / "test_results_candidates_st.jsonl").read_text().splitlines()
+    return {row["context"]: row["recommended_st"] for row in map(json.loads, lines)}
+
+
+def results(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return found
+
+
+def test_all_systems_answer_the_same_rows(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert run_command_line(evaluate_flags(shop, output, **all_systems(shop))) == 0
+    systems = results(output)["systems"]
+    assert list(systems) == [
+        "lavic",
+        "lavic_greedy",
+        "undistilled",
+        "text_only",
+        "zero_shot_text",
+        "random",
+        "candidate_order",
+    ]
+    assert {system["rows"] for system in systems.values()} == {12}
+    assert {system["ceiling"] for system in systems.values()} == {1.0}
+    assert {system["chance"] for system in systems.values()} == {0.25}
+    assert systems["lavic"]["picture_share"] == 1
+    assert systems["text_only"]["picture_share"] == 0
+    # The same adapter on the same store, under another name: the very same answers.
+    assert systems["undistilled"]["values"] == systems["lavic"]["values"]
+    assert systems["lavic"]["values"]["validity@1"]["value"] == 1
+    shown = capsys.readouterr().out
+    assert "chance to ceiling" in shown
+    assert "lavic_greedy" in shown
+
+
+def test_answers_and_summary_are_as_published(shop: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run_command_line(evaluate_flags(shop, output, **all_systems(shop))) == 0
+    given = rows_of(shop, "test")
+    for name in ("test_results_candidates_st.jsonl", "test_results_candidates_st_lavic_greedy.jsonl"):
+        lines = [json.loads(line) for line in (output / name).read_text().splitlines()]
+        for line, row in zip(lines, given, strict=True):
+            answer, response = line.pop("recommended_st"), line.pop("response_st")
+            assert line == row
+            assert answer is None or answer in row["candidates_st"]
+            assert isinstance(response, str)
+            if name.endswith("st.jsonl"):
+                assert answer == response
+    with (output / "results_summary.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert tuple(table[0]) == SUMMARY_COLUMNS
+    assert len(table) == 4
+    assert table[0]["candidate_type"] == "candidates_st"
+    assert table[0]["lr"] == "0.003"
+    hits = results(output)["systems"]["lavic"]["values"]["recall@1"]["value"]
+    assert float(table[0]["recall@1"]) == hits
+
+
+def test_what_is_answered_already_is_not_answered_again(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*evaluate_flags(shop, tmp_path / "out", adapter=shop / "tuned" / ADAPTER_FOLDER, batch_size=4)]
+    whole = [*evaluate_flags(shop, tmp_path / "whole", adapter=shop / "tuned" / ADAPTER_FOLDER, batch_size=4)]
+    assert run_command_line(whole) == 0
+
+    from lavic.tune import scoring
+
+    original, calls = scoring.score_choices, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(scoring, "score_choices", counted)
+    assert run_command_line(words) == 130
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert run_command_line(words) == 0
+    # One batch of three was there: two more for the judged system, three for the zero-shot one.
+    assert len(calls) == 2 + 2 + 3
+    for name in ("test_results_candidates_st.jsonl", "test_results_candidates_st_zero_shot_text.jsonl"):
+        assert sha256_file(tmp_path / "out" / name) == sha256_file(tmp_path / "whole" / name)
+    calls.clear()
+    assert run_command_line(words) == 0
+    assert calls == []
+
+
+def test_answers_of_other_weights_are_thrown_away(world: Path, tmp_path: Path) -> None:
+    words = evaluate_flags(world, tmp_path / "out", adapter=world / "tuned" / ADAPTER_FOLDER, no_greedy=True)
+    assert run_command_line(words) == 0
+    journal = tmp_path / "out" / "answers" / "lavic.jsonl"
+    before = journal.read_text()
+    assert run_command_line(tune_flags(world, world / "tuned", overwrite=True, seed=7)) == 0
+    assert run_command_line(words) == 0
+    assert journal.read_text() != before
+    assert journal.read_text().splitlines()[0] != before.splitlines()[0]
+
+
+def test_the_bare_model_is_judged_without_an_adapter(shop: Path, tmp_path: Path) -> None:
+    assert run_command_line(evaluate_flags(shop, tmp_path / "out")) == 0
+    assert list(results(tmp_path / "out")["systems"]) == ["zero_shot", "zero_shot_text", "random", "candidate_order"]
+
+
+def test_another_order_of_the_candidates_only_changes_what_the_model_reads(world: Path, tmp_path: Path) -> None:
+    """Random and in-order answers follow the list; two candidates of equal score are not told apart by their place."""
+    rows = rows_of(world, "test")
+    assert run_command_line(evaluate_flags(world, tmp_path / "one")) == 0
+    write_rows(world, "test", [{**row, "candidates_st": row["candidates_st"][::-1]} for row in rows])
+    assert run_command_line(evaluate_flags(world, tmp_path / "other")) == 0
+    for name, answer in read_answers(tmp_path / "one").items():
+        assert answer in next(row["candidates_st"] for row in rows if row["context"] == name)
+    changed = read_answers(tmp_path / "other")
+    assert changed.keys() == {row["context"] for row in rows}
+    for row in rows:
+        assert changed[row["context"]] in row["candidates_st"]
+
+
+def test_taking_an_adapter_off_leaves_the_model_as_it_was(shop: Path) -> None:
+    from lavic.evaluate.systems import System, answering
+
+    base = load_base(TINY)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    ids = torch.arange(300, 320)[None]
+    with torch.no_grad():
+        plain = base.model(input_ids=ids).logits
+        with answering(base, System("lavic", shop / "tuned" / ADAPTER_FOLDER, None)):
+            tuned = base.model(input_ids=ids).logits
+        again = base.model(input_ids=ids).logits
+    assert not torch.allclose(plain, tuned)
+    assert torch.equal(plain, again)
+    after = base.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_odd_rows_are_answered_or_listed(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(world, "test")
+    rows[0]["gt_items"] = []
+    rows[1]["gt_items"] = ["B0NOWHERE00"]
+    rows[2]["candidates_st"] = rows[2]["candidates_st"] * 2
+    rows[3]["candidates_st"] = ["B0NOWHERE01", *rows[3]["candidates_st"][1:]]
+    rows[4]["context"] = ""
+    rows[5]["context"] = "A mug, please. " * 1400
+    rows[6]["candidates_st"] = []
+    rows[7]["gt_items"] = [rows[7]["candidates_st"][0], rows[7]["candidates_st"][1], rows[7]["candidates_st"][0]]
+    write_rows(world, "test", rows)
+    output = tmp_path / "out"
+    words = evaluate_flags(world, output, adapter=world / "tuned" / ADAPTER_FOLDER, max_length=700)
+    assert run_command_line(words) == 0
+    system = results(output)["systems"]["lavic"]
+    assert system["rows"] == 10
+    assert system["rows_without_right_item"] == 1
+    assert system["ceiling"] == pytest.approx(8 / 9)
+    assert len((output / "skipped.jsonl").read_text().splitlines()) == 2
+    said = capsys.readouterr()
+    assert "1 candidates without metadata, titled 'No Title'" in said.err
+    assert "1 conversations shortened for --max_length" in said.err
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"adapter": "nowhere"}, "nowhere: recommender.json is missing."),
+    ({"adapter": "text"}, "was tuned without pictures. Give it as --text_only_adapter."),
+    ({"text_only_adapter": "tuned"}, "was tuned with pictures. Give it as --adapter."),
+    ({"undistilled_adapter": "tuned"}, "--undistilled_store: the two belong together. Give both or none."),
+    ({"candidate_type": "bm25"}, "no row has candidates_bm25. It has: candidates_gpt_large, candidates_st."),
+    ({"category": "x"}, "--category: there is no category 'x'. There are: toy_shop."),
+    ({"item_store": "nowhere"}, "nowhere: there is no item store."),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), WRONG)
+def test_wrong_input_is_one_sentence(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], sentence: str
+) -> None:
+    places = {"text": shop / "text" / ADAPTER_FOLDER, "tuned": shop / "tuned" / ADAPTER_FOLDER}
+    given = {name: places.get(value, value) for name, value in change.items()}
+    assert sentence in refused(capsys, evaluate_flags(shop, tmp_path / "out", **given))
+
+
+def test_a_store_of_another_stage_1_adapter_than_the_recommender_learnt_from_is_refused(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lavic.model.adapters import LoraSettings, attach_vision_lora, save_adapter
+
+    save_adapter(attach_vision_lora(load_base(TINY).model, LoraSettings()), tmp_path / "a", base_name=TINY, card="")
+    images = {
+        "train_images_dir": shop / "shop" / "train_images",
+        "val_images_dir": shop / "shop" / "valid_images",
+    }
+    words = data_flags(shop, item_store=None, conversations=None, adapter=tmp_path / "a", output_dir=tmp_path / "s")
+    more = [word for name, path in images.items() for word in (f"--{name}", str(path))]
+    assert run_command_line(["embed", *words, *more, "--num_workers", "0"]) == 0
+    capsys.readouterr()
+    flags = evaluate_flags(shop, tmp_path / "out", adapter=shop / "tuned" / ADAPTER_FOLDER, item_store=tmp_path / "s")
+    sentence = refused(capsys, flags)
+    assert "the store was made with another stage-1 adapter" in sentence
+    assert "was tuned on what that made" in sentence
+
+
+def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = world / "tuned" / ADAPTER_FOLDER / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file({name: tensor[..., :-1].contiguous() for name, tensor in weights.items()}, path, {"format": "pt"})
+    sentence = refused(capsys, evaluate_flags(world, tmp_path / "out", adapter=path.parent))
+    assert "the adapter is of another model" in sentence

@@ -1,0 +1,127 @@
+"""The recommendation prompt: its lines, its answer, and what a conversation that is too long loses."""
+
+from __future__ import annotations
+
+import pytest
+
+from lavic.model.contexts import CUT, shorten
+from lavic.model.load import TINY, load_base
+from lavic.model.recommendation import Candidate, RecommendationPrompts
+from lavic.model.sequences import SequenceBuilder, text_tokenizer
+from lavic.prompts import DEFAULT_PROMPTS
+
+POST = "<submission>" + "I would like a striped mug for my sister. " * 40 + "</submission>"
+COMMENTS = [f"\n<comment>Comment number {number} says nothing much.</comment>" for number in range(60)]
+LONG = POST + "".join(COMMENTS)
+CANDIDATES = [Candidate(f"B00000000{number}", f"Velori Studio {number}", number != 3) for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(TINY)
+
+
+def prompts_of(base, max_length: int) -> RecommendationPrompts:
+    builder = SequenceBuilder(base.tokenizer, DEFAULT_PROMPTS, base.family.views)
+    return RecommendationPrompts.of(builder, base.tokenizer, max_length)
+
+
+@pytest.fixture(scope="module")
+def count(base):
+    tokenizer = text_tokenizer(base.tokenizer)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_a_candidate_without_a_picture_has_no_placeholder(base):
+    prompts = prompts_of(base, 2048)
+    sequence = prompts.sequence("Hello.", CANDIDATES, "B000000004")
+    assert len(sequence.placeholders) == 9 * base.family.views
+    text = prompts.prompt("Hello.", CANDIDATES)
+    assert "B000000003: Velori Studio 3\n" in text
+    assert text.endswith("\nAssistant:")
+
+
+def test_only_the_id_and_its_end_carry_loss(base):
+    prompts = prompts_of(base, 2048)
+    sequence = prompts.sequence("Hello.", CANDIDATES, "B000000004")
+    target = sequence.input_ids[sequence.prompt_length :]
+    assert base.tokenizer.decode(target[:-1]).strip() == "B000000004"
+    assert target[-1] == base.tokenizer.eos_token_id
+    open_ended = prompts.sequence("Hello.", CANDIDATES, "B000000004", eos=False)
+    assert open_ended.input_ids == sequence.input_ids[:-1]
+    assert not prompts.builder.collate([open_ended]).is_eos.any()
+
+
+@pytest.mark.parametrize("spelling", ["<ItemImageEmb3>", "</s>", "<image>", "<s>", "{visual_tokens}", "{candidates}"])
+def test_special_spellings_in_titles_and_conversations_are_text(base, spelling):
+    prompts = prompts_of(base, 2048)
+    candidates = [Candidate("A1", f"{spelling} mug", True), Candidate("A2", "mug", True)]
+    sequence = prompts.sequence(f"I want {spelling}.", candidates, "A1")
+    assert len(sequence.placeholders) == 2 * base.family.views
+    assert sequence.input_ids.count(base.tokenizer.eos_token_id) == 1
+    assert sequence.input_ids.count(base.tokenizer.bos_token_id) == 1
+
+
+def test_a_line_break_in_a_title_makes_no_further_candidate(base):
+    text = prompts_of(base, 2048).prompt("Hello.", [Candidate("A1", "mug\nA2: cup", False)])
+    assert "A1: mug A2: cup\n" in text
+
+
+@pytest.mark.parametrize("max_length", [400, 600, 1000, 1400])
+def test_a_long_conversation_loses_its_middle_and_nothing_else(base, max_length):
+    prompts = prompts_of(base, max_length)
+    context = prompts.fit(LONG, CANDIDATES)
+    assert context is not None
+    assert CUT in context
+    head, tail = context.split(CUT)
+    assert LONG.startswith(head)
+    assert LONG.endswith(tail)
+    assert tail.startswith("<comment>")
+    sequence = prompts.sequence(context, CANDIDATES, "B000000009")
+    assert max_length - 60 <= len(sequence.input_ids) <= max_length
+    assert len(sequence.placeholders) == 9 * base.family.views
+    whole = prompts.prompt(context, CANDIDATES)
+    assert all(f"{candidate.item_id}: {candidate.title}" in whole for candidate in CANDIDATES)
+    assert whole.startswith(DEFAULT_PROMPTS.recommend[:40])
+
+
+def test_a_conversation_that_fits_stays_as_it_is(base):
+    assert prompts_of(base, 2048).fit("Hello.", CANDIDATES) == "Hello."
+
+
+def test_candidates_that_leave_no_room_are_told_of(base):
+    assert prompts_of(base, 150).fit(LONG, CANDIDATES) is None
+
+
+def test_twenty_thousand_characters_without_a_tag_are_shortened(base):
+    prompts = prompts_of(base, 700)
+    context = prompts.fit("mug " * 5000, CANDIDATES)
+    assert context is not None
+    assert len(prompts.sequence(context, CANDIDATES, "B000000000").input_ids) <= 700
+
+
+def test_one_endless_word_is_shortened(base):
+    prompts = prompts_of(base, 700)
+    context = prompts.fit("x" * 20_000, CANDIDATES)
+    assert context is not None
+    assert len(prompts.sequence(context, CANDIDATES, "B000000000").input_ids) <= 700
+
+
+@pytest.mark.parametrize("tokens", [5, 20, 60, 200])
+def test_shortening_keeps_to_its_room(base, count, tokens):
+    short = shorten(LONG, tokens, text_tokenizer(base.tokenizer))
+    # Where a text is cut, a word may be spelt with some more tokens.
+    assert count(short) <= tokens + 4
+
+
+def test_a_short_post_leaves_its_room_to_the_comments(base, count):
+    context = "<submission>A mug?</submission>" + "".join(COMMENTS)
+    short = shorten(context, 200, text_tokenizer(base.tokenizer))
+    assert short.startswith("<submission>A mug?</submission>")
+    assert count(short) > 150
+
+
+def test_few_comments_leave_their_room_to_the_post(base, count):
+    short = shorten(POST + COMMENTS[0], 200, text_tokenizer(base.tokenizer))
+    assert COMMENTS[0].strip() in short
+    assert count(short) > 190

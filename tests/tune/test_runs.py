@@ -1,0 +1,337 @@
+"""Whole runs of ``lavic tune``: what they leave, going on after a stop, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_world import refused, skipped
+from tune_world import CATEGORY, make_shop, rows_of, tune_flags, write_rows
+
+from lavic.cli.main import run_command_line
+from lavic.files import sha256_file
+from lavic.formats import NO_TITLE
+from lavic.model.adapters import canonical_key, language_linears
+from lavic.model.load import TINY, load_base
+from lavic.training.checkpoints import CHECKPOINT_FILE
+from lavic.training.loop import Trainer
+from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS
+from lavic.tune.card import RECOMMENDER_FILE, read_recommender
+from lavic.tune.task import ADAPTER_FOLDER, TuneTask
+
+
+class StruckError(RuntimeError):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def world(shop: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(shop, tmp_path / "world"))
+
+
+def events(output: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (output / EVENTS_FILE).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in {*TIMING_FIELDS, "settings"}} for row in rows]
+
+
+def left_by(output: Path) -> dict[str, str]:
+    """Hashes of what equal runs must leave equal."""
+    names = [CHECKPOINT_FILE, *(f"{ADAPTER_FOLDER}/{path.name}" for path in (output / ADAPTER_FOLDER).iterdir())]
+    names += [path.name for path in output.glob("val_metrics_epoch_*.txt")]
+    return {name: sha256_file(output / name) for name in sorted(names)}
+
+
+def struck_at(step: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TuneTask.step_done
+
+    def struck(self: TuneTask, report: Any) -> None:
+        original(self, report)
+        if report.step == step:
+            raise StruckError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TuneTask, "step_done", struck)
+        assert run_command_line(arguments) == 70
+
+
+# -- what a run leaves ---------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_an_adapter_its_card_and_its_metrics(shop: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run_command_line(tune_flags(shop, output)) == 0
+    weights = load_file(output / ADAPTER_FOLDER / "adapter_model.safetensors")
+    places = {canonical_key(key).rsplit(".lora_", 1)[0] for key in weights}
+    base = load_base(TINY)
+    assert places == {name.removeprefix("model.") for name in language_linears(base.model)}
+    assert any(tensor.abs().sum() > 0 for key, tensor in weights.items() if "lora_B" in key)
+    card = (output / ADAPTER_FOLDER / "README.md").read_text()
+    assert "24, candidates_st" in card
+    assert str(tmp_path) not in card
+    metrics = (output / "val_metrics_epoch_1.txt").read_text()
+    assert metrics.startswith("Val HR@1: ")
+    assert "Rows: 20\nRows with a right candidate: 20\n" in metrics
+    recommender = read_recommender(output / ADAPTER_FOLDER)
+    assert not recommender.text_only
+    assert recommender.candidate_type == "st"
+    assert recommender.visual_tokens["adapter"] is None
+    rows = events(output)
+    assert [row["kind"] for row in rows if row["kind"] != "step"] == ["start", "validation", "checkpoint"] * 1 + [
+        "checkpoint",
+        "end",
+    ]
+    assert rows[0]["train_samples"] == 24
+    assert sum(row["kind"] == "step" for row in rows) == 6
+
+
+def test_the_best_adapter_judged_again_has_the_recorded_quality(shop: Path, tmp_path: Path) -> None:
+    from lavic.evaluate.run import RESULTS_FILE
+
+    output = tmp_path / "out"
+    assert run_command_line(tune_flags(shop, output, num_epochs=2)) == 0
+    best = max((row["hr_at_1"], -row["val_loss"]) for row in events(output) if row["kind"] == "validation")
+    words = tune_flags(shop, tmp_path / "ev", adapter=output / ADAPTER_FOLDER, split="valid", resamples=100)
+    drop = {"--log_dir", "--batch_size", "--lr"}
+    kept = [word for at, word in enumerate(words) if word not in drop and words[at - 1] not in drop]
+    assert run_command_line(["evaluate", *kept[1:], "--no_greedy", "--no_zero_shot"]) == 0
+    found = json.loads((tmp_path / "ev" / RESULTS_FILE).read_text())
+    assert found["systems"]["lavic"]["values"]["hr@1"]["value"] == best[0]
+
+
+def test_vision_tower_and_everything_frozen_stay_as_they_were(shop: Path, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    original = TuneTask.keep_best
+
+    def looked(self: TuneTask, step: int) -> None:
+        original(self, step)
+        seen.update({name: tensor.clone() for name, tensor in self.model.llava.state_dict().items()})
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TuneTask, "keep_best", looked)
+        assert run_command_line(tune_flags(shop, tmp_path / "out")) == 0
+    before = load_base(TINY).model.state_dict()
+    for name, tensor in seen.items():
+        if "lora_" not in name:
+            assert torch.equal(tensor, before[name.replace(".base_layer.", ".")]), name
+
+
+def test_without_pictures_no_placeholder_and_another_result(shop: Path, tmp_path: Path) -> None:
+    assert run_command_line(tune_flags(shop, tmp_path / "text", text_only=True, item_store=None)) == 0
+    assert run_command_line(tune_flags(shop, tmp_path / "seen")) == 0
+    assert read_recommender(tmp_path / "text" / ADAPTER_FOLDER).text_only
+    assert events(tmp_path / "text")[0]["picture_share"] == 0
+    assert events(tmp_path / "seen")[0]["picture_share"] == 1
+    assert left_by(tmp_path / "text") != left_by(tmp_path / "seen")
+
+
+def test_as_published(shop: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run_command_line(tune_flags(shop, output, published=True, num_epochs=2)) == 0
+    weights = load_file(output / ADAPTER_FOLDER / "adapter_model.safetensors")
+    assert any(canonical_key(key).startswith("lm_head.") for key in weights)
+    config = (output / "config.yaml").read_text()
+    assert "teach_eos: false" in config
+    assert "shuffle_candidates: false" in config
+    assert events(output)[-1]["best_step"] == 12  # the last
+
+
+def test_published_is_at_odds_with_its_contrary(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = refused(capsys, [*tune_flags(shop, tmp_path / "out", published=True), "--no_keep_last"])
+    assert sentence == "--published: it is at odds with --keep_last."
+
+
+def first_gradients(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What the first optimizer step follows, before it is clipped: behind Adam, noise would look like a difference."""
+    found: list[torch.Tensor] = []
+    original = Trainer._clip
+
+    def looked(self: Trainer) -> float:
+        if not found:
+            found.extend(parameter.grad.clone() for parameter in self.parameters)
+        return original(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_clip", looked)
+        assert run_command_line(arguments) == 0
+    return found
+
+
+def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    assert max(float(tensor.abs().max()) for tensor in wanted) > 1e-3
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5 * float(other.abs().max() + 1e-3))
+
+
+def test_equal_steps_whatever_the_micro_batch(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of 8 samples is the same as 8 x 1, 4 x 2 or 1 x 8, however uneven the micro-batches are."""
+    gradients = []
+    for batch in (1, 2, 8):
+        more = {"batch_size": batch, "gradient_accumulation": 8 // batch, "no_group_by_length": True}
+        words = tune_flags(shop, tmp_path / f"out{batch}", max_steps=1, lora_dropout=0, **more)
+        gradients.append(first_gradients(words, monkeypatch))
+    assert_same(gradients[1], gradients[0])
+    assert_same(gradients[2], gradients[0])
+
+
+def test_short_cuts_change_no_gradient(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = {"max_steps": 1, "lora_dropout": 0}
+    off = {"no_target_logits": True, "no_lean_lora": True}
+    plain = first_gradients(tune_flags(shop, tmp_path / "plain", **usual, **off), monkeypatch)
+    fast = first_gradients(tune_flags(shop, tmp_path / "fast", **usual), monkeypatch)
+    again = tune_flags(shop, tmp_path / "again", **usual, activation_checkpointing=True)
+    assert_same(fast, plain)
+    assert_same(first_gradients(again, monkeypatch), plain)
+
+
+# -- stopping and going on -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_struck_goes_on_to_the_same_bits(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {"num_epochs": 2, "checkpoint_every": "2", "val_every": "3"}
+    assert run_command_line(tune_flags(shop, tmp_path / "whole", **usual)) == 0
+    struck_at(5, tune_flags(shop, tmp_path / "out", **usual), monkeypatch)
+    struck_at(9, tune_flags(shop, tmp_path / "out", **usual, resume=True), monkeypatch)
+    assert run_command_line(tune_flags(shop, tmp_path / "out", **usual, resume=True)) == 0
+    assert left_by(tmp_path / "out") == left_by(tmp_path / "whole")
+    assert events(tmp_path / "out") == events(tmp_path / "whole")
+
+
+def test_a_finished_run_says_so(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(tune_flags(shop, tmp_path / "out")) == 0
+    before = left_by(tmp_path / "out")
+    assert run_command_line(tune_flags(shop, tmp_path / "out", resume=True)) == 0
+    assert "has finished already, at step 6" in capsys.readouterr().err
+    assert left_by(tmp_path / "out") == before
+    assert "--resume" in refused(capsys, tune_flags(shop, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"lr": "1e-3"}, "--lr (was 0.003, is 0.001)"),
+        ({"text_only": True}, "--text_only (was False, is True)"),
+        ({"candidate_type": "gpt_large"}, "--candidate_type (was st, is gpt_large)"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(
+    shop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    named: str,
+) -> None:
+    few = {"checkpoint_every": "1"}
+    struck_at(2, tune_flags(shop, tmp_path / "out", **few), monkeypatch)
+    assert named in refused(capsys, tune_flags(shop, tmp_path / "out", **few, resume=True, **change))
+
+
+def test_other_conversations_are_not_gone_on_with(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"checkpoint_every": "1"}
+    struck_at(2, tune_flags(world, tmp_path / "out", **few), monkeypatch)
+    write_rows(world, "train", rows_of(world, "train")[:-1])
+    sentence = refused(capsys, tune_flags(world, tmp_path / "out", **few, resume=True))
+    assert "other settings or data: content of train.jsonl." in sentence
+
+
+# -- what is wrong with the input ----------------------------------------------------------------------------
+
+
+def test_items_without_metadata_or_picture_are_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(world, "train")
+    for row in rows:
+        row["candidates_st"] = [*row["candidates_st"][:-1], "B0UNKNOWN00"]
+    write_rows(world, "train", rows)
+    assert run_command_line(tune_flags(world, tmp_path / "out", max_steps=1)) == 0
+    assert NO_TITLE == "No Title"
+    said = capsys.readouterr()
+    assert "candidates without metadata, titled 'No Title'" in said.out
+    assert "candidates without a picture, shown by ID and title alone" in said.out
+
+
+def test_rows_without_use_are_listed_and_the_rest_is_trained_on(world: Path, tmp_path: Path) -> None:
+    rows = rows_of(world, "train")
+    rows[0]["gt_items"] = []
+    rows[1]["context"] = "  "
+    del rows[2]["candidates_st"]
+    rows[3]["candidates_st"] = "B000000000"
+    rows[4]["gt_items"] = ["../../etc/passwd"]
+    write_rows(world, "train", rows)
+    with (world / "shop" / CATEGORY / "train.jsonl").open("a") as stream:
+        stream.write('{"context": "cut o\n')
+    output = tmp_path / "out"
+    assert run_command_line(tune_flags(world, output, max_steps=1)) == 0
+    assert len(skipped(output)) == 6
+    assert events(output)[0]["train_samples"] == 24 - 5
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"category": "amazon_home"}, "--category: there is no category 'amazon_home'. There are: toy_shop."),
+    ({"candidate_type": "bm25"}, "no row has candidates_bm25. It has: candidates_gpt_large, candidates_st."),
+    ({"item_store": None}, "item_store: there is no item store. Make it with lavic embed"),
+    ({"item_store": "none"}, "--item_store: it is needed. Give one, or --text_only to tune without pictures."),
+    ({"vision_adapter": "nowhere"}, "nowhere: no adapter here"),
+    ({"max_length": "100"}, "no conversation can be trained on"),
+    ({"conversations": "nowhere"}, "nowhere: there is no such folder."),
+    ({"item_meta_path": "nowhere.json"}, "nowhere.json"),
+    ({"text_only": True, "vision_adapter": "x"}, "--vision_adapter with --text_only"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"), WRONG, ids=[next(iter(change)) + str(at) for at, (change, _) in enumerate(WRONG)]
+)
+def test_wrong_input_is_one_sentence(
+    shop: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(capsys, tune_flags(shop, tmp_path / "out", **change))
+    assert not (tmp_path / "out" / ADAPTER_FOLDER).exists()
+
+
+def test_a_store_of_another_adapter_is_refused(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lavic.model.adapters import LoraSettings, attach_vision_lora, save_adapter
+
+    save_adapter(attach_vision_lora(load_base(TINY).model, LoraSettings()), tmp_path / "a", base_name=TINY, card="")
+    sentence = refused(capsys, tune_flags(shop, tmp_path / "out", vision_adapter=tmp_path / "a"))
+    assert "the store was made with another stage-1 adapter (none, not " in sentence
+    assert "lavic embed" in sentence
+
+
+def test_a_stage_1_adapter_makes_the_store_that_is_not_there(shop: Path, tmp_path: Path) -> None:
+    from lavic.embed.store import ItemStore
+    from lavic.model.adapters import LoraSettings, attach_vision_lora, save_adapter
+
+    save_adapter(attach_vision_lora(load_base(TINY).model, LoraSettings()), tmp_path / "a", base_name=TINY, card="")
+    more = {
+        "item_store": tmp_path / "made",
+        "model_dir": tmp_path / "a",
+        "image_dir": shop / "shop" / "train_images",
+        "val_images_dir": shop / "shop" / "valid_images",
+    }
+    assert run_command_line(tune_flags(shop, tmp_path / "out", max_steps=1, **more)) == 0
+    assert len(ItemStore(tmp_path / "made")) == 300
+    recommender = json.loads((tmp_path / "out" / ADAPTER_FOLDER / RECOMMENDER_FILE).read_text())
+    assert recommender["visual_tokens"]["adapter"]["name"] == "a"
