@@ -11,22 +11,20 @@ asked for and there is none.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import LOSS_TOLERANCE, measure_alone, print_alone
-from shapes import CANDIDATE_TYPE, SHAPES, Shape
+from measure import LOSS_TOLERANCE
+from shapes import CANDIDATE_TYPE
 from sides import PUBLISHED, Block, Side, counted_flops, cpu_seconds
 from stage2 import ChoosingBench
-from stage2_run import World, check_flags, compare, make_world, parser_of, run_script
+from stage2_run import World
+from stage2_script import Script, run_script
 from torch import Tensor
 
-from lavic.console import Console
 from lavic.errors import TrainingError
 from lavic.evaluate.config import EvaluateSettings
 from lavic.metrics import rank
@@ -107,20 +105,6 @@ class EvaluateBench(ChoosingBench):
         return float(counter.get_total_flops() / len(self.rows))
 
 
-def make_bench(world: World, shape: Shape, precision: str, **more: Any) -> EvaluateBench:
-    """A model of a shape with the world's conversations."""
-    return EvaluateBench(
-        shape,
-        world.shop,
-        world.folder,
-        batch_size=world.flags.batch_size,
-        precision=precision,
-        device=world.device,
-        seed=world.flags.seed,
-        **more,
-    )
-
-
 def score_difference(bench: EvaluateBench, count: int) -> float:
     """How far the sides are apart, relative, in the log-likelihood of what lavic ranks first; the worst row's."""
     rows, apart = bench.rows[:count], []
@@ -149,37 +133,34 @@ def require_agreement(difference: float) -> None:
         )
 
 
-def measure(flags: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any] | None:
-    """The run; None where one side was measured alone."""
-    world = make_world(__file__, flags, folder, flags.conversations, "conversations", "batch_size")
-    shape = SHAPES[flags.shape]
-    if flags.only:
-        published = flags.only == PUBLISHED.name
-        bench = make_bench(world, shape, world.precision, lm_head=published)
-        print_alone(measure_alone(bench, PUBLISHED if published else bench.lavic, steps=2 if published else 1))
-        return None
-    console.info("Comparing what both sides think of an answer ...")
-    # The published side has no LoRA on lm_head here.
-    difference = score_difference(make_bench(world, world.parity_shape(), "fp32", lm_head=False), COMPARED)
+def agreement(world: World) -> dict[str, float]:
+    """How far the sides are apart in what they think of an answer; the published side has no LoRA on ``lm_head`` here.
+
+    Raises:
+        TrainingError: too far.
+    """
+    difference = score_difference(world.bench(world.parity_shape(), "fp32", lm_head=False), COMPARED)
     require_agreement(difference)
-    bench = make_bench(world, shape, world.precision)
-    return compare(world, bench, {"score_difference": difference}, speed_goal=SPEED_GOAL, console=console)
-
-
-def parse(words: list[str] | None) -> argparse.Namespace:
-    """The flags."""
-    parser, batch_size = parser_of(__doc__, rounds=3), EvaluateSettings().batch_size
-    parser.add_argument("--conversations", type=int, default=16, help="of a block (default 16)")
-    parser.add_argument(
-        "--batch_size", "--batch-size", type=int, default=batch_size, help=f"of lavic (default {batch_size})"
-    )
-    return check_flags(parser, parser.parse_args(words), "conversations", "batch_size")
+    return {"score_difference": difference}
 
 
 def main(words: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    flags = parse(words)
-    return run_script(flags, partial(measure, flags))
+    batch_size = EvaluateSettings().batch_size
+    script = Script(
+        file=Path(__file__),
+        description=__doc__,
+        bench=EvaluateBench,
+        amount=("conversations", 16, "of a block (default 16)"),
+        batch_size=(batch_size, f"of lavic (default {batch_size})"),
+        conversations=lambda flags: flags.conversations,
+        # The published side takes one conversation a step, lavic a batch of them.
+        alone_steps=lambda side, flags: 2 if side == PUBLISHED.name else 1,
+        comparing="Comparing what both sides think of an answer ...",
+        agreement=agreement,
+        speed_goal=SPEED_GOAL,
+    )
+    return run_script(script, words)
 
 
 if __name__ == "__main__":

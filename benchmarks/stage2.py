@@ -70,7 +70,7 @@ class ChoosingBench(ABC):
         self.fabric = make_fabric(device, precision)
         self.base = make_base(shape, dtype=weights_dtype(precision), device=device, seed=seed)
         builder = SequenceBuilder(self.base.tokenizer, DEFAULT_PROMPTS, self.base.family.views)
-        self.prompts = RecommendationPrompts.of(builder, self.base.tokenizer, TuneSettings().max_length)
+        self.prompts = RecommendationPrompts(builder, TuneSettings().max_length)
         self.published = PublishedRecommendation(self.base, builder)
         self.student = FiveTokenModel(self.base, accelerations)
         store = folder / f"store-{shape.name}-{shape.vision_layers}-{precision}"

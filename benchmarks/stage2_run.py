@@ -1,11 +1,9 @@
-"""How ``tune.py`` and ``evaluate.py`` run: their flags, what is measured of both sides, the document and the tables."""
+"""What ``tune.py`` and ``evaluate.py`` measure of both sides, the document and the tables."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,45 +13,15 @@ import torch
 import transformers
 from distill import device_name, timed_blocks
 from measure import Alone, Rate, alone_in_subprocess, peak_flops_per_s, rate_of
-from shapes import SHAPES, Shape, Shop, make_shop
-from sides import Side, usable_cores
+from shapes import SHAPES, Shape, Shop
+from sides import Side
 from stage2 import ChoosingBench
 
 from lavic.console import Console
-from lavic.errors import ConfigError, LavicError
-from lavic.files import write_atomic
-from lavic.training.devices import choose_device, choose_precision
 
 PAIR = ("published", "lavic")
 #: What is aimed at: of the arithmetic's bound, and of memory.
 SHARE_GOAL, MEMORY_GOAL = 0.9, 0.5
-
-
-# -- flags ---------------------------------------------------------------------------------------------------
-
-
-def parser_of(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """The flags that both scripts have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="without a GPU, cuda is skipped with a sentence")
-    add("--shape", choices=("small", "7b", "tiny"), default="small", help="tiny is for tests")
-    add("--json", type=Path, help="write the figures to this file")
-    add("--rounds", type=int, default=rounds, help=f"blocks of each side, in turn (default {rounds})")
-    add("--threads", type=int, default=usable_cores(), help="of the processor, on both sides (default: all cores)")
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="on both sides (default: lavic's for the device)")
-    add("--seed", type=int, default=0)
-    add("--only", choices=PAIR, help=argparse.SUPPRESS)
-    add("--shop_dir", type=Path, help=argparse.SUPPRESS)
-    return parser
-
-
-def check_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace, *names: str) -> argparse.Namespace:
-    """Refuse numbers below 1."""
-    for name in ("rounds", "threads", *names):
-        if getattr(flags, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    return flags
 
 
 @dataclass
@@ -62,6 +30,7 @@ class World:
 
     Attributes:
         child: further flags of a process that measures one side alone.
+        make: the script's own kind of ``ChoosingBench``.
     """
 
     script: Path
@@ -71,6 +40,20 @@ class World:
     folder: Path
     shop: Shop
     child: tuple[str, ...]
+    make: Callable[..., Any]
+
+    def bench(self, shape: Shape, precision: str, **more: Any) -> Any:
+        """A model of a shape with the world's conversations; ``more`` is what ``ChoosingBench`` takes."""
+        return self.make(
+            shape,
+            self.shop,
+            self.folder,
+            batch_size=self.flags.batch_size,
+            precision=precision,
+            device=self.device,
+            seed=self.flags.seed,
+            **more,
+        )
 
     def alone(self) -> dict[str, Alone]:
         """Each side in a process of its own."""
@@ -83,54 +66,6 @@ class World:
         """The 7B's widths with two layers of each kind, which any card holds in fp32; others as they are."""
         shape = SHAPES[self.flags.shape]
         return shape.with_layers(2, 2) if shape.name == "7b" else shape
-
-
-def make_world(script: str, flags: argparse.Namespace, folder: Path, conversations: int, *names: str) -> World:
-    """See that the machine can run what is asked for, and draw the pictures.
-
-    Args:
-        names: the script's own flags, which its child processes get too.
-
-    Raises:
-        ConfigError: the 7B on a processor, or a precision that cannot be had.
-    """
-    if flags.shape == "7b" and flags.device == "cpu":
-        path = Path(script)
-        raise ConfigError(
-            "a model of the 7B's size is timed on a GPU only",
-            where="--shape 7b",
-            remedy=f"On a machine with one: python benchmarks/{path.name} --device cuda --shape 7b",
-        )
-    device = choose_device(flags.device)
-    precision = choose_precision(flags.precision, device)
-    torch.set_num_threads(flags.threads)
-    child = ("shape", "threads", "seed", *names)
-    return World(Path(script), flags, device, precision, folder, make_shop(folder, conversations, flags.seed), child)
-
-
-def run_script(flags: argparse.Namespace, measure: Callable[[Path, Console], dict[str, Any] | None]) -> int:
-    """Measure, print and write; returns the exit code.
-
-    Args:
-        measure: gets a folder for pictures and item store; None where it measured one side alone.
-    """
-    console = Console()
-    if flags.device == "cuda" and not torch.cuda.is_available():
-        console.info("Skipped: no NVIDIA GPU can be used on this machine, so there is nothing to measure on one.")
-        return 0
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            result = measure(flags.shop_dir or Path(temporary), console)
-        if result is None:
-            return 0
-        show(result, console)
-        if flags.json is not None:
-            flags.json.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(flags.json, json.dumps(result, indent=2) + "\n")
-    except LavicError as error:
-        console.error(error.sentence)
-        return error.exit_code
-    return 0
 
 
 # -- measuring -----------------------------------------------------------------------------------------------

@@ -9,20 +9,19 @@ and gradients, or if the machine cannot run the shape; 0 without measuring if a 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from measure import Parity, measure_alone, parity, print_alone
-from shapes import CANDIDATE_TYPE, SHAPES, Shape
-from sides import PUBLISHED, Block, Side, counted_flops, cpu_seconds
+from measure import parity
+from shapes import CANDIDATE_TYPE
+from sides import Block, Side, counted_flops, cpu_seconds
 from stage2 import ChoosingBench
-from stage2_run import World, check_flags, compare, make_world, parser_of, run_script
+from stage2_run import World
+from stage2_script import Script, run_script
 from torch import Tensor
 
 from lavic.console import Console, Progress
@@ -143,59 +142,33 @@ class TuneBench(ChoosingBench):
         return total / len(self.samples)
 
 
-def make_bench(world: World, shape: Shape, precision: str, **more: Any) -> TuneBench:
-    """A model of a shape with the world's conversations."""
-    return TuneBench(
-        shape,
-        world.shop,
-        world.folder,
-        batch_size=world.flags.batch_size,
-        precision=precision,
-        device=world.device,
-        seed=world.flags.seed,
-        **more,
-    )
-
-
-def check_parity(world: World) -> Parity:
-    """Both sides in fp32, without dropout and without LoRA on the published side's ``lm_head``.
+def agreement(world: World) -> dict[str, float]:
+    """How far loss and gradients are apart, in fp32, without dropout and without LoRA on the published ``lm_head``.
 
     Raises:
-        TrainingError: loss or gradients differ.
+        TrainingError: too far.
     """
-    bench = make_bench(world, world.parity_shape(), "fp32", dropout=0.0, lm_head=False)
+    bench = world.bench(world.parity_shape(), "fp32", dropout=0.0, lm_head=False)
     found = parity(bench, bench.lavic)
     found.require()
-    return found
-
-
-def measure(flags: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any] | None:
-    """The run; None where one side was measured alone."""
-    world = make_world(__file__, flags, folder, flags.steps * flags.batch_size, "steps", "batch_size")
-    shape = SHAPES[flags.shape]
-    if flags.only:
-        bench = make_bench(world, shape, world.precision, lm_head=flags.only == PUBLISHED.name)
-        side = PUBLISHED if flags.only == PUBLISHED.name else bench.lavic
-        print_alone(measure_alone(bench, side, steps=min(flags.steps, 2)))
-        return None
-    console.info("Comparing loss and gradients of both sides ...")
-    found = check_parity(world)
-    agreement = {"loss_difference": found.loss_difference, "gradient_difference": found.gradient_difference}
-    return compare(world, make_bench(world, shape, world.precision), agreement, speed_goal=SPEED_GOAL, console=console)
-
-
-def parse(words: list[str] | None) -> argparse.Namespace:
-    """The flags."""
-    parser = parser_of(__doc__, rounds=3)
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a block (default 6)")
-    parser.add_argument("--batch_size", "--batch-size", type=int, default=TuneSettings().batch_size)
-    return check_flags(parser, parser.parse_args(words), "steps", "batch_size")
+    return {"loss_difference": found.loss_difference, "gradient_difference": found.gradient_difference}
 
 
 def main(words: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    flags = parse(words)
-    return run_script(flags, partial(measure, flags))
+    script = Script(
+        file=Path(__file__),
+        description=__doc__,
+        bench=TuneBench,
+        amount=("steps", 6, "optimizer steps of a block (default 6)"),
+        batch_size=(TuneSettings().batch_size, None),
+        conversations=lambda flags: flags.steps * flags.batch_size,
+        alone_steps=lambda side, flags: min(flags.steps, 2),
+        comparing="Comparing loss and gradients of both sides ...",
+        agreement=agreement,
+        speed_goal=SPEED_GOAL,
+    )
+    return run_script(script, words)
 
 
 if __name__ == "__main__":

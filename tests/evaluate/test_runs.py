@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,61 @@ def test_what_is_answered_already_is_not_answered_again(
     calls.clear()
     assert run_command_line(words) == 0
     assert calls == []
+
+
+def test_files_and_stores_are_read_once_for_all_systems(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lavic.embed.store import ItemStore
+    from lavic.evaluate import questions, run
+    from lavic.tune import setup
+
+    read: Counter[str] = Counter()
+
+    def counted(place: Any, name: str, what: Callable[..., Any] = lambda *arguments: "") -> None:
+        original = getattr(place, name)
+
+        def called(*arguments: Any, **more: Any) -> Any:
+            read[f"{name} {what(*arguments)}".strip()] += 1
+            return original(*arguments, **more)
+
+        monkeypatch.setattr(place, name, called)
+
+    counted(setup, "read_titles")
+    counted(questions, "rows_of")
+    counted(run, "sha256_file", lambda path: path.name)
+    counted(run, "fingerprint", lambda folder: folder.parent.name)
+    counted(ItemStore, "__init__", lambda store, folder: folder.name)
+    shutil.copytree(world / "store", world / "other")
+    words = evaluate_flags(world, tmp_path / "out", **{**all_systems(world), "undistilled_store": world / "other"})
+    assert run_command_line(words) == 0
+    # Five systems with the model: two look at one store, one at the other, two at none.
+    assert read == {
+        "read_titles": 1,
+        "rows_of": 3,
+        "sha256_file test.jsonl": 1,
+        "sha256_file item2meta_train.json": 1,
+        "sha256_file item2meta_valid.jsonl": 1,
+        "fingerprint tuned": 1,
+        "fingerprint text": 1,
+        "__init__ store": 1,
+        "__init__ other": 1,
+    }
+    assert results(tmp_path / "out")["systems"]["text_only"]["picture_share"] == 0
+
+
+def test_what_the_judged_rows_lack_is_told_once(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(world, "test")
+    rows[3]["candidates_st"] = ["B0NOWHERE01", *rows[3]["candidates_st"][1:]]
+    write_rows(world, "test", rows)
+    shutil.copytree(world / "store", world / "other")
+    words = evaluate_flags(world, tmp_path / "out", **{**all_systems(world), "undistilled_store": world / "other"})
+    assert run_command_line(words) == 0
+    said = capsys.readouterr().err
+    assert "1 candidates without metadata, titled 'No Title'\n" in said
+    assert "1 candidates without a picture, shown by ID and title alone\n" in said
 
 
 def test_answers_of_other_weights_are_thrown_away(world: Path, tmp_path: Path) -> None:

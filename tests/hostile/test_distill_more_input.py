@@ -115,7 +115,7 @@ def test_bad_metadata_are_told_of_before_the_model_is_loaded(
     def loaded(*arguments: object, **named: object) -> None:
         raise AssertionError("the model was loaded first")
 
-    monkeypatch.setattr("lavic.distill.setup.load_base", loaded)
+    monkeypatch.setattr("lavic.training.base_model.load_base", loaded)
     path = world / "item2meta_train.json"
     path.write_bytes(path.read_bytes()[:-200])
     sentence = refused(capsys, flags(world, tmp_path / "out"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -28,7 +29,7 @@ def base():
 @pytest.fixture(scope="module")
 def prompts(base):
     builder = SequenceBuilder(base.tokenizer, DEFAULT_PROMPTS, base.family.views)
-    return RecommendationPrompts.of(builder, base.tokenizer, 2048)
+    return RecommendationPrompts(builder, 2048)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,25 @@ def test_the_cached_instruction_changes_nothing(model, prompts):
     plain, cached = score_choices(model, batch, tokens), score_choices(model, batch, tokens, prefix=prefix)
     for one, other in zip(plain.log_probs, cached.log_probs, strict=True):
         assert other == pytest.approx(one, abs=1e-6)
+
+
+def test_rows_to_score_share_the_beginning_that_their_sequences_share(model, prompts):
+    rng = random.Random(3)
+    contexts = [word + CONTEXT for word in ("", "Hello. ", "Well, ")]
+    rows = [(context, some_candidates(rng, 4, 1.0)) for context in contexts]
+    trees = [prompts.choices(*row) for row in rows]
+    sequences = [prompts.sequence(*row, row[1][0].item_id) for row in rows]
+    columns = zip(*(tree.prompt_ids for tree in trees), strict=False)
+    expected = tuple(ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
+    assert len(expected) > 5
+    assert model.prefix_of(trees).ids == model.prefix_of(sequences).ids == expected
+    assert model.prefix_of([trees[0]]).ids == trees[0].prompt_ids[: trees[0].placeholders[0]]
+    assert model.prefix_of([choice_row([([1, 5, 7, 9], 3)], ()), choice_row([([1, 6, 7, 9], 3)], ())]) is None
+    model.accelerate(Accelerations(frozen_start=False, prefix_cache=False))
+    try:
+        assert model.prefix_of(trees) is None
+    finally:
+        model.accelerate(Accelerations(frozen_start=False))
 
 
 def test_scores_are_logarithms_of_probabilities(model, prompts):

@@ -110,7 +110,7 @@ def test_scores_keep_their_bits_and_the_last_mlp_reads_the_tree_alone(
 ) -> None:
     model = FiveTokenModel(base, Accelerations(frozen_start=False))
     builder = SequenceBuilder(base.tokenizer, DEFAULT_PROMPTS, base.family.views)
-    prompts = RecommendationPrompts.of(builder, base.tokenizer, 2048)
+    prompts = RecommendationPrompts(builder, 2048)
     rows = [prompts.choices("A red mug, please. " * count, CANDIDATES) for count in (1, 3)]
     batch = collate_choices(rows, builder.pad_id)
     tokens = torch.randn(6, model.views, model.width, generator=torch.Generator().manual_seed(0))

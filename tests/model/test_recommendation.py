@@ -23,7 +23,12 @@ def base():
 
 def prompts_of(base, max_length: int) -> RecommendationPrompts:
     builder = SequenceBuilder(base.tokenizer, DEFAULT_PROMPTS, base.family.views)
-    return RecommendationPrompts.of(builder, base.tokenizer, max_length)
+    return RecommendationPrompts(builder, max_length)
+
+
+def encoder(base):
+    """Reads everything as text; another copy of the tokenizer than the prompts have."""
+    return lambda text: text_tokenizer(base.tokenizer).encode(text, add_special_tokens=False)
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +114,19 @@ def test_one_endless_word_is_shortened(base):
 
 @pytest.mark.parametrize("tokens", [5, 20, 60, 200])
 def test_shortening_keeps_to_its_room(base, count, tokens):
-    short = shorten(LONG, tokens, text_tokenizer(base.tokenizer))
+    short = shorten(LONG, tokens, encoder(base))
     # Where a text is cut, a word may be spelt with some more tokens.
     assert count(short) <= tokens + 4
 
 
 def test_a_short_post_leaves_its_room_to_the_comments(base, count):
     context = "<submission>A mug?</submission>" + "".join(COMMENTS)
-    short = shorten(context, 200, text_tokenizer(base.tokenizer))
+    short = shorten(context, 200, encoder(base))
     assert short.startswith("<submission>A mug?</submission>")
     assert count(short) > 150
 
 
 def test_few_comments_leave_their_room_to_the_post(base, count):
-    short = shorten(POST + COMMENTS[0], 200, text_tokenizer(base.tokenizer))
+    short = shorten(POST + COMMENTS[0], 200, encoder(base))
     assert COMMENTS[0].strip() in short
     assert count(short) > 190

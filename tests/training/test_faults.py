@@ -15,7 +15,7 @@ from end_to_end.file_operations import NEEDS_SPACE, FileOperations
 from end_to_end.run_results import results
 from small_world import flags, make_world
 
-import lavic.distill.setup
+import lavic.training.base_model
 from lavic.cli.main import run_command_line
 from lavic.files import sha256_file
 from lavic.model.load import BaseModel, load_base
@@ -54,7 +54,7 @@ def small_model() -> Iterator[None]:
         return copy.deepcopy(loaded[name])
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lavic.distill.setup, "load_base", load)
+        patched.setattr(lavic.training.base_model, "load_base", load)
         yield
 
 

@@ -32,7 +32,7 @@ class Store:
 def prompts():
     base = inspect_base(TINY)
     builder = SequenceBuilder(base.tokenizer, DEFAULT_PROMPTS, base.family.views)
-    return RecommendationPrompts.of(builder, base.tokenizer, 1024)
+    return RecommendationPrompts(builder, 1024)
 
 
 def row(right: list[str], candidates: list[str] = TEN, context: str = "A mug, please.") -> dict:

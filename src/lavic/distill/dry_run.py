@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from lavic.console import Console, Outcome, Progress
 from lavic.distill.config import DistillSettings
@@ -35,19 +34,20 @@ from lavic.distill.run_time import (
     tokens_of,
     whole_run_s,
 )
-from lavic.distill.setup import Data, collect_data, load_model, make_dataset, read_metadata
+from lavic.distill.setup import Data, collect_data, make_dataset, read_metadata
 from lavic.distill.train import train_to_end
 from lavic.errors import NothingLeftError
 from lavic.files import write_atomic
-from lavic.formats import SkipLog
-from lavic.model.adapters import LoraSettings, attach_vision_lora
-from lavic.model.load import BaseModel
+from lavic.model.adapters import attach_vision_lora
 from lavic.rendering import duration
-from lavic.training.checkpoints import CHECKPOINT_FILE, RunState
+from lavic.skipped import SkipLog
+from lavic.training.base_model import load_model
+from lavic.training.checkpoints import CHECKPOINT_FILE
 from lavic.training.loaders import Sample
 from lavic.training.run_log import RunLog
-from lavic.training.runs import loop_settings
+from lavic.training.runs import TrainingRun, loop_settings
 from lavic.training.sampler import epoch_batches
+from lavic.training.session import Trainee, with_lora
 from lavic.training.task import peak_memory_gb
 
 #: Validation samples that are timed at most.
@@ -110,10 +110,7 @@ def run_dry(settings: DistillSettings, console: Console) -> Outcome:
     described = read_metadata(settings, skipped)
     base = load_model(settings, console)
     data = collect_data(settings, base, described, skipped)
-    lora = LoraSettings(settings.lora_r, settings.lora_alpha, settings.lora_dropout)
-    wrapped = attach_vision_lora(base.model, lora, seed=settings.seed)
-    wrapped.to(base.model.device)
-    bench = _Bench(settings, console, skipped, base, wrapped, lora, data)
+    bench = _Bench(settings, console, skipped, with_lora(settings, base, attach_vision_lora), data)
     with tempfile.TemporaryDirectory(prefix="lavic-dry-run-") as folder:
         timings = bench.measure(Path(folder), settings.dry_run, begun)
     plan = plan_of(loop_settings(settings, len(data.train)), settings, len(data.train), timings)
@@ -127,9 +124,7 @@ class _Bench:
     settings: DistillSettings
     console: Console
     skipped: SkipLog
-    base: BaseModel
-    wrapped: PeftModel
-    lora: LoraSettings
+    student: Trainee
     data: Data
 
     def measure(self, folder: Path, steps: int, begun: float) -> Timings:
@@ -179,23 +174,11 @@ class _Bench:
             }
         )
         data = replace(self.data, train=samples, valid=spread(self.data.valid, TIMED_VALIDATION))
-        state = RunState(threads=torch.get_num_threads())
         folder.mkdir()
         console = _PartConsole(self.console)
         with Stopwatch(folder, console) as log:
             try:
-                train_to_end(
-                    settings,
-                    console,
-                    self.skipped,
-                    state,
-                    self.base,
-                    self.wrapped,
-                    self.lora,
-                    data,
-                    log,
-                    resumed=False,
-                )
+                train_to_end(TrainingRun(settings, console, self.skipped), self.student, data, log)
             except NothingLeftError as error:
                 # The loop's own words name a list that a dry run does not write.
                 remedy = "lavic check looks at all pictures."
@@ -223,7 +206,7 @@ class _Bench:
         workers = min(self.settings.num_workers, len(os.sched_getaffinity(0)))
         if not workers:
             return 0.0  # reading is part of each step's time
-        dataset = make_dataset(samples[: 2 * VALIDATION_BATCH], self.data.builder, self.base)
+        dataset = make_dataset(samples[: 2 * VALIDATION_BATCH], self.data.builder, self.student.base)
         began = time.monotonic()
         for index in range(len(dataset)):
             dataset[[index]]

@@ -1,4 +1,4 @@
-"""From settings to what a distillation run works with: samples, model parts, loop settings."""
+"""From settings to what a distillation run works with: samples, data sets, short cuts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lavic.console import Console
 from lavic.distill.config import DistillSettings
 from lavic.distill.samples import collect_samples, require_samples
 from lavic.distill.teacher import TeacherStore, open_teacher
 from lavic.errors import InputError
 from lavic.files import open_regular
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
-from lavic.model.accelerations import Accelerations, require_compiler
-from lavic.model.load import BaseModel, check_source, load_base
-from lavic.model.prefix_cache import PrefixCache, shared_length
-from lavic.model.quantization import require_bitsandbytes
+from lavic.model.accelerations import Accelerations
+from lavic.model.load import BaseModel
+from lavic.model.prefix_cache import PrefixCache
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import load_prompts
-from lavic.training.devices import choose_device, choose_precision, weights_dtype
+from lavic.training.base_model import check_model
 from lavic.training.loaders import MicroBatches, Sample
 from lavic.training.picture_cache import PictureCache
 
@@ -59,13 +57,8 @@ def check_inputs(settings: DistillSettings) -> None:
         ConfigError: the prompts cannot be used, or the device, the number format or a short cut cannot be had.
         ModelError: the model is a folder that is not there, or not whole.
     """
-    choose_precision(settings.precision, choose_device(settings.device))
-    if settings.quantize == "nf4":
-        require_bitsandbytes()
-    if settings.compile:
-        require_compiler()
+    check_model(settings, compiles=settings.compile)
     load_prompts(settings.prompts)
-    check_source(settings.model)
     files, folders = [settings.val_data], [settings.val_images_dir]
     if not settings.validate_only:
         files, folders = [settings.train_data, *files], [settings.train_images_dir, *folders]
@@ -103,14 +96,6 @@ def read_metadata(settings: DistillSettings, skipped: SkipLog) -> Described:
     if not settings.validate_only:
         train = ahead(read_train_metadata(settings.train_data, skipped), settings.max_samples)
     return Described(train, ahead(read_valid_metadata(settings.val_data, skipped), None))
-
-
-def load_model(settings: DistillSettings, console: Console) -> BaseModel:
-    """The checkpoint, on the device, in the run's number format."""
-    console.info(f"Loading {settings.model} ...")
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    return load_base(settings.model, dtype=weights_dtype(precision), device=device, four_bit=settings.quantize == "nf4")
 
 
 def collect_data(settings: DistillSettings, base: BaseModel, described: Described, skipped: SkipLog) -> Data:
@@ -166,18 +151,9 @@ def make_prefix(model: FiveTokenModel, samples: Rows[Sample]) -> PrefixCache | N
     """The cache of what all prompts of a set start with; the language model is frozen in stage 1.
 
     A set gets a cache of its own: the length decides the last bits of a loss, and a validation set must have the
-    same loss whether there is a training set beside it or not. None where there is none to share, or where
-    ``prefix_cache`` is off.
+    same loss whether there is a training set beside it or not. None as ``FiveTokenModel.prefix_of`` says.
     """
-    if not model.accelerations.prefix_cache:
-        return None
-    sequences = [sample.sequence for sample in samples]
-    length = shared_length(sequences)
-    if length < 2:
-        return None
-    return PrefixCache(
-        model.llava.model.language_model, model.llava.get_input_embeddings(), sequences[0].input_ids[:length]
-    )
+    return model.prefix_of([sample.sequence for sample in samples])
 
 
 def make_accelerations(settings: DistillSettings) -> Accelerations:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, valid
 from lavic.distill.samples import costs
 from lavic.distill.teacher import TeacherStore
 from lavic.errors import NothingLeftError
-from lavic.model.adapters import save_adapter, set_lora_dropout
+from lavic.model.adapters import set_lora_dropout
 from lavic.model.losses import TEXT_ALONE, Objective
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
@@ -178,19 +178,14 @@ class DistillTask(TrainTask):
                 lora=self.lora,
                 train_samples=len(self.train.samples),
                 step=step,
-                trainable_parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+                trainable_parameters=self.trained,
                 views=self.model.views,
                 result=self.last,
             )
         )
-        save_adapter(self.wrapped, self.output_dir / ADAPTER_FOLDER, base_name=self.base_name, card=card)
-        self.console.info("Best LoRA adapter saved.")
+        self.save_best(ADAPTER_FOLDER, card)
 
     def epoch_done(self, epoch: int) -> None:
         """Record the epoch's validation."""
         assert self.last is not None, "an epoch ends with a validation"
         write_val_metrics(self.output_dir, epoch + 1, self.last)
-
-    def best_as_dict(self) -> dict[str, float] | None:
-        """The best validation as the checkpoint keeps it."""
-        return None if self.best is None else asdict(self.best)

@@ -5,17 +5,11 @@ from __future__ import annotations
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import validate
-from lavic.distill.setup import (
-    collect_data,
-    load_model,
-    make_accelerations,
-    make_dataset,
-    make_prefix,
-    read_metadata,
-)
+from lavic.distill.setup import collect_data, make_accelerations, make_dataset, make_prefix, read_metadata
 from lavic.formats import SkipLog
 from lavic.model.adapters import load_vision_adapter, read_lora_settings
 from lavic.model.visual_tokens import FiveTokenModel
+from lavic.training.base_model import load_model
 from lavic.training.devices import choose_device, choose_precision, make_fabric
 
 

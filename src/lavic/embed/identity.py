@@ -14,9 +14,7 @@ from lavic.config import VERSIONED_PACKAGES, versions
 from lavic.errors import AdapterError
 from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint, read_lora_settings
 from lavic.model.load import BaseModel
-
-# Values looked at in each tensor, as in lavic.training.identity.
-_MARKS = 64
+from lavic.model.marks import sampled_values
 
 
 def vision_mark(model: nn.Module) -> str:
@@ -33,8 +31,7 @@ def vision_mark(model: nn.Module) -> str:
                 continue
             name = name.replace(".base_layer.", ".")
             digest.update(f"{part}.{name} {tuple(tensor.shape)}\n".encode())
-            values = tensor.detach().flatten()[:: max(1, tensor.numel() // _MARKS)]
-            digest.update(values.to(torch.bfloat16).double().cpu().numpy().tobytes())
+            digest.update(sampled_values(tensor, rounded_to=torch.bfloat16))
     return digest.hexdigest()
 
 

@@ -34,13 +34,11 @@ class ListedItem:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that is there, not yet decoded; ``number`` is 0 for ``ID_0.jpg``."""
+class NumberedPicture:
+    """A picture of an item, there or not; ``number`` is 0 for ``ID_0.jpg``."""
 
     item_id: str
     number: int
-    path: Path
-    where: str
 
     @property
     def image_name(self) -> str:
@@ -54,24 +52,20 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Picture(NumberedPicture):
+    """A picture that is there, not yet decoded."""
+
+    path: Path
+    where: str
+
+
+@dataclass(frozen=True)
+class Problem(NumberedPicture):
     """Why a picture cannot be used, as ``skipped.jsonl`` lists it."""
 
-    item_id: str
-    number: int
     file: Path
     where: str
     reason: str
-
-    @property
-    def image_name(self) -> str:
-        """Its name in the metadata."""
-        return picture_name(self.item_id, self.number)
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What the store knows it by."""
-        return self.item_id, self.number
 
 
 @dataclass

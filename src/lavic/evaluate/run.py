@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome, Progress
-from lavic.embed.store import ItemStore
 from lavic.evaluate.answers import (
     Answer,
     Journal,
@@ -24,6 +25,7 @@ from lavic.evaluate.answers import (
 )
 from lavic.evaluate.config import EvaluateSettings
 from lavic.evaluate.metrics import measure
+from lavic.evaluate.questions import Questions, stores_of
 from lavic.evaluate.results import (
     TABLE_HEADER,
     SystemResult,
@@ -32,18 +34,19 @@ from lavic.evaluate.results import (
     write_results,
     write_test_results,
 )
-from lavic.evaluate.systems import IN_ORDER, RANDOM, System, answering, check_tokens, systems_of
+from lavic.evaluate.systems import IN_ORDER, RANDOM, System, answering, systems_of
 from lavic.files import FolderLock, prepare_output, sha256_file
 from lavic.model.adapters import fingerprint
-from lavic.model.load import BaseModel, check_source, load_base
+from lavic.model.load import BaseModel, check_source
 from lavic.skipped import SkipLog
-from lavic.training.devices import choose_device, choose_precision, make_fabric, weights_dtype
+from lavic.training.base_model import load_model
+from lavic.training.devices import choose_device, choose_precision, make_fabric
 from lavic.training.failures import machine_failures
 from lavic.training.identity import weights_mark
 from lavic.training.run_log import SKIPPED_FILE
 from lavic.tune.conversations import category_file
 from lavic.tune.samples import AskedRow
-from lavic.tune.setup import Choosing, check_conversations, open_store, prepare, rows_of
+from lavic.tune.setup import Choosing, check_conversations, open_store
 
 RESULTS_FILE, SUMMARY_FILE, ANSWERS = "results.json", "results_summary.csv", "answers"
 KNOWN_OUTPUTS = (
@@ -94,22 +97,17 @@ def _answer_all(
 ) -> dict[str, _Answered]:
     """All systems' answers, the judged one first, the baselines without a model last."""
     own = open_store(settings, console, model=settings.model, device=settings.device, precision=settings.precision)
+    base = load_model(settings, console)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    console.info(f"Loading {settings.model} ...")
-    base = load_base(settings.model, dtype=weights_dtype(precision), device=device, four_bit=settings.quantize == "nf4")
-    stores = {path: ItemStore(path) for path in {system.pictures for system in systems} if path is not None}
-    if own is not None and settings.item_store is not None:
-        stores[settings.item_store] = own
-    mark = weights_mark(base.model)
+    questions = Questions(settings, base, stores_of(settings, systems, own), skipped)
+    facts = _common_facts(settings, base, precision)
+    fingerprint_of = cache(fingerprint)
     found: dict[str, _Answered] = {}
     with make_fabric(device, precision).autocast():
         for system in systems:
-            store = None if system.pictures is None else stores[system.pictures]
-            if store is not None:
-                check_tokens(system, store)
-            choosing, rows = _asked(settings, system, base, store, skipped)
-            identity = _identity(settings, system, store, mark, precision)
+            choosing, rows = questions.of(system)
+            identity = _identity(settings, system, choosing, facts, fingerprint_of)
             with console.progress(f"Answering: {system.name}", len(rows)) as bar:
                 found[system.name] = _answer(settings, system, choosing, rows, identity, bar)
     judged = found[systems[0].name].rows
@@ -122,32 +120,33 @@ def _baselines(settings: EvaluateSettings) -> dict[str, Callable[[Rows[AskedRow]
     return {RANDOM: lambda rows: answer_at_random(rows, settings.seed), IN_ORDER: answer_in_order}
 
 
-def _asked(
-    settings: EvaluateSettings, system: System, base: BaseModel, store: ItemStore | None, skipped: SkipLog
-) -> tuple[Choosing, list[AskedRow]]:
-    """The prompts' parts and the rows as the system sees them; only the judged one's stage-1 adapter is named."""
-    named = settings if system.pictures == settings.item_store else settings.model_copy(update={"vision_adapter": None})
-    # What the first system's rows lack, and titles, need not be counted again for each.
-    notes = skipped if not skipped.notes and not skipped.count else SkipLog()
-    choosing = prepare(named, base, store, notes)
-    path = category_file(settings, settings.split)
-    return choosing, rows_of(path, settings, choosing, notes, max_rows=settings.max_rows)
-
-
-def _identity(settings: EvaluateSettings, system: System, store: ItemStore | None, mark: str, precision: str) -> str:
-    """What decides a system's answers."""
+def _common_facts(settings: EvaluateSettings, base: BaseModel, precision: str) -> dict[str, Any]:
+    """What decides the answers of all systems alike."""
     kept = {name: getattr(settings, name) for name in ("candidate_type", "max_length", "max_rows", "batch_size")}
     files = (category_file(settings, settings.split), settings.item_meta_path, settings.val_data, settings.prompts)
-    facts = {
+    return {
         **kept,
         "files": [None if path is None else sha256_file(path) for path in files],
-        "adapter": None if system.adapter is None else fingerprint(system.adapter),
-        "store": None if store is None else store.mark,
-        "model": mark,
+        "model": weights_mark(base.model),
         "precision": precision,
+    }
+
+
+def _identity(
+    settings: EvaluateSettings,
+    system: System,
+    choosing: Choosing,
+    facts: Mapping[str, Any],
+    fingerprint_of: Callable[[Path], str],
+) -> str:
+    """What decides a system's answers; ``facts`` are all systems'."""
+    store = choosing.catalogue.store
+    own = {
+        "adapter": None if system.adapter is None else fingerprint_of(system.adapter),
+        "store": None if store is None else store.mark,
         "max_new_tokens": settings.max_new_tokens if system.greedy else None,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps({**facts, **own}, sort_keys=True).encode()).hexdigest()
 
 
 def _answer(

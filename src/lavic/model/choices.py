@@ -18,7 +18,7 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 
 from lavic.model.losses import token_nats
 from lavic.model.past import KeysValues, Past, past_name, recorded_past, run_behind
-from lavic.model.prefix_cache import PrefixCache
+from lavic.model.prefix_cache import PrefixCache, common_start
 from lavic.model.sequences import ABSENT, IGNORE_INDEX, TokenBatch
 from lavic.model.visual_tokens import FiveTokenModel
 
@@ -55,10 +55,7 @@ def choice_row(answers: Rows[tuple[Rows[int], int]], placeholders: tuple[int, ..
     A prompt may end otherwise in front of another ID, where a token reaches across the seam: such tokens are part of
     the tree and are not scored.
     """
-    first = answers[0][0]
-    shared = min(length for _, length in answers)
-    for ids, _ in answers:
-        shared = next((at for at in range(shared) if ids[at] != first[at]), shared)
+    shared = common_start([ids for ids, _ in answers], min(length for _, length in answers))
     nodes: list[int] = []
     parents: list[int] = []
     children: dict[tuple[int, int], int] = {}
@@ -77,7 +74,8 @@ def choice_row(answers: Rows[tuple[Rows[int], int]], placeholders: tuple[int, ..
                     parents.append(at)
                 at = children[step]
         paths.append(tuple(path))
-    return ChoiceRow(tuple(first[:shared]), tuple(nodes), tuple(parents), tuple(edges), tuple(paths), placeholders)
+    prompt_ids = tuple(answers[0][0][:shared])
+    return ChoiceRow(prompt_ids, tuple(nodes), tuple(parents), tuple(edges), tuple(paths), placeholders)
 
 
 @dataclass(frozen=True)

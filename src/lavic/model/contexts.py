@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer
+from collections.abc import Callable
+
+from tokenizers import Encoding
 
 #: Stands where something was left out.
 CUT = "\n[...]\n"
@@ -10,19 +12,19 @@ _END_OF_POST = "</submission>"
 _COMMENT = "<comment>"
 
 
-def shorten(context: str, tokens: int, tokenizer: Tokenizer) -> str:
+def shorten(context: str, tokens: int, encode: Callable[[str], Encoding]) -> str:
     """At most about ``tokens`` tokens of a conversation: the start of the submission and the latest comments.
 
     The submission gets half of the room, or more where the comments do not fill theirs. The later part starts with a
     whole comment if one begins in its first half.
 
     Args:
-        tokenizer: reads everything as text (``sequences.text_tokenizer``).
+        encode: reads everything as text (``SequenceBuilder.encode``).
     """
-    places = tokenizer.encode(context, add_special_tokens=False).offsets
+    places = encode(context).offsets
     if len(places) <= tokens:
         return context
-    room = tokens - len(tokenizer.encode(CUT, add_special_tokens=False).ids)
+    room = tokens - len(encode(CUT).ids)
     if room < 2:
         return ""
     end_of_post = context.find(_END_OF_POST) + len(_END_OF_POST)

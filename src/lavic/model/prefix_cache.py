@@ -7,23 +7,40 @@ and values are constants: neither forward nor backward work is spent on them aga
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from lavic.model.past import Past, recorded_past
-from lavic.model.sequences import Sequence, TokenBatch
+from lavic.model.sequences import TokenBatch
 
 
-def shared_length(sequences: Rows[Sequence]) -> int:
-    """How many tokens at the start all sequences have in common, before any placeholder or target."""
-    first = sequences[0].input_ids
-    # The last prompt token predicts the first of the target: its state must be computed, not cached.
-    length = min(min((*sequence.placeholders, sequence.prompt_length - 1)) for sequence in sequences)
-    for sequence in sequences:
-        ids = sequence.input_ids
+class Prompt(Protocol):
+    """What stands in front of an answer: a ``Sequence`` to train on, or a ``ChoiceRow`` to score."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """Its tokens."""
+
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Positions of the visual tokens."""
+
+
+def common_start(rows: Rows[Rows[int]], length: int) -> int:
+    """How many of the first ``length`` tokens all rows have in common; no row may be shorter."""
+    first = rows[0]
+    for ids in rows:
         length = next((at for at in range(length) if ids[at] != first[at]), length)
     return length
+
+
+def shared_length(prompts: Rows[Prompt]) -> int:
+    """How many tokens at the start all prompts have in common, before any placeholder."""
+    # The last prompt token predicts the first of the target: its state must be computed, not cached.
+    length = min(min((*prompt.placeholders, len(prompt.prompt_ids) - 1)) for prompt in prompts)
+    return common_start([prompt.prompt_ids for prompt in prompts], length)
 
 
 class PrefixCache:

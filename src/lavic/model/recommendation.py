@@ -15,12 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
-from tokenizers import Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
-
 from lavic.model.choices import ChoiceRow, choice_row
 from lavic.model.contexts import shorten
-from lavic.model.sequences import Sequence, SequenceBuilder, text_tokenizer
+from lavic.model.sequences import Sequence, SequenceBuilder
 from lavic.prompts import fill
 
 _TRIES = 6
@@ -43,19 +40,14 @@ class RecommendationPrompts:
     """Builds prompts for one tokenizer, one set of wordings and V views.
 
     Args:
+        builder: of the tokenizer, the wordings and V.
         max_length: of prompt and answer together, in tokens.
     """
 
-    def __init__(self, builder: SequenceBuilder, tokenizer: Tokenizer, max_length: int) -> None:
+    def __init__(self, builder: SequenceBuilder, max_length: int) -> None:
         self.builder = builder
         self.max_length = max_length
-        self._text = tokenizer
         self._slot = "".join(builder.spellings)
-
-    @classmethod
-    def of(cls, builder: SequenceBuilder, tokenizer: PreTrainedTokenizerBase, max_length: int) -> RecommendationPrompts:
-        """With the text tokenizer made from the checkpoint's."""
-        return cls(builder, text_tokenizer(tokenizer), max_length)
 
     def prompt(self, context: str, candidates: Rows[Candidate]) -> str:
         """The text in front of the answer, placeholders in the builder's private spelling."""
@@ -91,10 +83,10 @@ class RecommendationPrompts:
         length = len(self.sequence(context, candidates, answers).input_ids)
         if length <= room:
             return context
-        own = len(self._text.encode(context, add_special_tokens=False).ids)
+        own = len(self.builder.encode(context).ids)
         for _ in range(_TRIES):
             own -= length - room
-            shorter = shorten(context, own, self._text) if own > 0 else ""
+            shorter = shorten(context, own, self.builder.encode) if own > 0 else ""
             if not shorter:
                 return None
             length = len(self.sequence(shorter, candidates, answers).input_ids)
@@ -105,22 +97,20 @@ class RecommendationPrompts:
     def choices(self, context: str, candidates: Rows[Candidate]) -> ChoiceRow:
         """The prompt once, and behind it every candidate's ID, as a tree of tokens.
 
-        Each candidate's tokens are those of its own joined string. Only the text behind the last placeholder is
-        tokenised again for each: an added token ends whatever could be joined across it.
+        Each candidate's tokens are those of its own joined string. Only the text from the last picture on is tokenised
+        again for each: an added token ends whatever could be joined across it.
         """
         prompt = self.prompt(context, candidates)
         pictures = sum(candidate.has_picture for candidate in candidates)
         whole = self.builder.join(prompt, None, pictures=pictures)
-        start, beginning = 0, whole.input_ids[:0] if self.builder.bos_id is None else whole.input_ids[:1]
+        bos = 0 if self.builder.bos_id is None else 1
+        start, beginning = 0, whole.input_ids[:bos]
         if pictures:
-            mark = self.builder.spellings[-1]
-            start = prompt.rindex(mark)
-            beginning = whole.input_ids[: whole.placeholders[-1]]
-        tail = prompt[start:]
+            start = prompt.rindex(self._slot)
+            beginning = whole.input_ids[: whole.placeholders[-self.builder.views]]
         answers = []
         for candidate in candidates:
-            encoding: Encoding = self.builder.encode(tail + candidate.item_id)
-            own = sum(end <= len(tail) for _, end in encoding.offsets)
-            ids = (*beginning, *encoding.ids, self.builder.eos_id)
-            answers.append((ids, len(beginning) + own))
+            # BOS stands before every joined string; here it is in the beginning already.
+            own = self.builder.join(prompt[start:], candidate.item_id, pictures=min(pictures, 1))
+            answers.append(((*beginning, *own.input_ids[bos:]), len(beginning) + own.prompt_length - bos))
         return choice_row(answers, whole.placeholders)

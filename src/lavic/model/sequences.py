@@ -42,6 +42,11 @@ class Sequence:
     ends: bool = True
 
     @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The tokens in front of the target."""
+        return self.input_ids[: self.prompt_length]
+
+    @property
     def target_tokens(self) -> int:
         """How many tokens carry loss, EOS among them."""
         return len(self.input_ids) - self.prompt_length

@@ -13,6 +13,8 @@ Source: LaViC (arXiv 2503.23312), section 4.1; 2,885 tokens of a picture become 
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ from lavic.model.frozen_start import hidden_from_image_on
 from lavic.model.lean_vision import arrange_vision
 from lavic.model.load import BaseModel
 from lavic.model.past import Past, run_behind
-from lavic.model.prefix_cache import PrefixCache
+from lavic.model.prefix_cache import PrefixCache, Prompt, shared_length
 from lavic.model.sequences import ABSENT, TokenBatch
 from lavic.model.views import PixelNorm
 
@@ -69,6 +71,17 @@ class FiveTokenModel(nn.Module):
     def width(self) -> int:
         """D, numbers of a visual token and of every other input embedding."""
         return int(self.llava.get_input_embeddings().embedding_dim)
+
+    def prefix_of(self, prompts: Rows[Prompt]) -> PrefixCache | None:
+        """The cache of what all prompts begin with, for the language model's weights as they are now.
+
+        None where that is too little, or where ``prefix_cache`` is off.
+        """
+        length = shared_length(prompts) if self.accelerations.prefix_cache else 0
+        if length < 2:
+            return None
+        ids = prompts[0].prompt_ids[:length]
+        return PrefixCache(self.llava.model.language_model, self.llava.get_input_embeddings(), ids)
 
     def cls_states(self, views: Tensor) -> Tensor:
         """[N, V, 3, s, s] uint8 to [N, V, W]: last layer's [CLS], before the final layer norm."""

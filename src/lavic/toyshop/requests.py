@@ -17,6 +17,7 @@ REQUESTS = (
     "Hello all, I need {} for my flat.",
 )
 CHATTER = ("Thanks in advance!", "Price does not matter.", "It is a gift.", "I have searched for days.")
+CHATTER_OR_NONE = (*CHATTER, "")
 _QUESTIONS = {"pattern": ("Any pattern?", "Which pattern?"), "colour": ("Any colour?", "Which colour?")}
 _MORE_QUESTIONS = ("Anything else?", "Is that all?")
 _CHANGES = (
@@ -102,7 +103,7 @@ def answered(url: str, rng: random.Random) -> str:
 
 def _submission(asked_for: str, rng: random.Random) -> str:
     words = rng.choice(REQUESTS).format(asked_for)
-    chatter = rng.choice((*CHATTER, ""))
+    chatter = rng.choice(CHATTER_OR_NONE)
     return f"<submission>{words} {chatter}".rstrip() + "</submission>"
 
 

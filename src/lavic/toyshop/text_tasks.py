@@ -20,9 +20,11 @@ from typing import Literal
 
 from transformers import LlamaTokenizer
 
+from lavic.model.prefix_cache import common_start
 from lavic.prompts import DEFAULT_PROMPTS, fill
 from lavic.toyshop import grammar
 from lavic.toyshop.kinds import KINDS, Look, combinations, draw_look
+from lavic.toyshop.requests import CHATTER_OR_NONE, REQUESTS
 from lavic.toyshop.tokenizer import ID_CHARACTERS
 
 IGNORE = -100
@@ -34,15 +36,6 @@ LOOKUP_WEIGHT = 3.0
 YES, NO = "▁is", "▁not"
 #: How candidates are worded: one way; two ways; with the detail; in three sentences.
 Wording = Literal["plain", "phrase", "short", "long"]
-_REQUESTS = (
-    "I am looking for {}.",
-    "Can anyone recommend {}?",
-    "My sister wants {}, any idea?",
-    "Where can I find {}? Thanks.",
-    "Hello all, I need {} for my flat.",
-)
-_CHATTER = ("Thanks in advance!", "Price does not matter.", "It is a gift.", "I have searched for days.", "")
-
 
 Combination = tuple[str, str, str]
 
@@ -117,7 +110,7 @@ def carrying(tokenizer: LlamaTokenizer, rng: random.Random, rows: int, *, at_end
     ids = [tokenizer.bos_token_id, *rng.choices(_whole_words(tokenizer), k=rng.randint(0, 8))]
     asked = [IGNORE] * len(ids)
     for _ in range(rows):
-        own = _tokens_of(tokenizer, item_id(rng))
+        own = tokens_of_id(tokenizer, item_id(rng))
         words = [colon, *rng.choices(_whole_words(tokenizer), k=rng.randint(1, 5))]
         ids += [*own, *words, line_break]
         asked += [*[IGNORE] * len(own), *[own[1]] * len(words), IGNORE]
@@ -130,7 +123,7 @@ def _whole_words(tokenizer: LlamaTokenizer) -> range:
     return range(3 + 256, len(tokenizer) - 2)
 
 
-def _tokens_of(tokenizer: LlamaTokenizer, identity: str) -> list[int]:
+def tokens_of_id(tokenizer: LlamaTokenizer, identity: str) -> list[int]:
     """The tokens of an ID that stands directly behind something, as it does in rows and answers."""
     encoding = tokenizer.backend_tokenizer.encode(f":{identity}", add_special_tokens=False)
     return [token for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start > 0]
@@ -158,8 +151,8 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
         """Which token (BOS counted) ends at this character of the prompt, or first reaches it."""
         return bisect_left(ends, character) + 1
 
-    owns = [_tokens_of(tokenizer, row.item_id) for row in rows]
-    free = _shared_beginning(owns)
+    owns = [tokens_of_id(tokenizer, row.item_id) for row in rows]
+    free = first_free(owns)
     no, yes = tokenizer.convert_tokens_to_ids([NO, YES])
     labels = {name: [IGNORE] * len(ids) for name in (FITS, OWN, RIGHT)}
     starts = accumulate(map(len, lines), initial=len(head))
@@ -172,19 +165,21 @@ def _asked(tokenizer: LlamaTokenizer, context: str, rows: list[_Row], right: int
 
     first = bisect_right(ends, len(prompt)) + 1
     targets = [*[IGNORE] * (first - 1), *ids[first:], IGNORE]
-    weights = [1.0] * len(ids)
-    for place in range(free, len(owns[right])):
+    return Exercise(ids, targets, answer_weights(len(ids), first, owns, right), labels, rows[right].item_id, first)
+
+
+def first_free(owns: list[list[int]]) -> int:
+    """Behind how many tokens these IDs differ; a token is left even of the shortest, for the labels to ask for."""
+    return common_start(owns, min(map(len, owns)) - 1)
+
+
+def answer_weights(length: int, prompt_tokens: int, owns: list[list[int]], right: int) -> list[float]:
+    """What each target counts: more for a token of the answer where only a look-up tells the rows apart."""
+    weights = [1.0] * length
+    for place in range(first_free(owns), len(owns[right])):
         if any(own[:place] == owns[right][:place] for number, own in enumerate(owns) if number != right):
-            weights[first + place - 1] = LOOKUP_WEIGHT
-    return Exercise(ids, targets, weights, labels, rows[right].item_id, first)
-
-
-def _shared_beginning(owns: list[list[int]]) -> int:
-    """How many tokens all IDs begin with."""
-    shared = 0
-    while shared < min(map(len, owns)) - 1 and len({own[shared] for own in owns}) == 1:
-        shared += 1
-    return shared
+            weights[prompt_tokens + place - 1] = LOOKUP_WEIGHT
+    return weights
 
 
 def _judged_words(look: Look, text: str, wanted: Look, asked: tuple[str, ...]) -> tuple[tuple[int, int, bool], ...]:
@@ -204,10 +199,11 @@ def _judged_words(look: Look, text: str, wanted: Look, asked: tuple[str, ...]) -
     return tuple(judged)
 
 
-def _context(request: str, rng: random.Random) -> str:
-    lines = [f"<submission>{rng.choice(_REQUESTS).format(request)} {rng.choice(_CHATTER)}</submission>"]
+def context_of(request: str, rng: random.Random) -> str:
+    """A conversation in which this is asked for."""
+    lines = [f"<submission>{rng.choice(REQUESTS).format(request)} {rng.choice(CHATTER_OR_NONE)}</submission>"]
     if rng.random() < 0.3:
-        lines.append(f"<comment>{rng.choice(_CHATTER)}</comment>")
+        lines.append(f"<comment>{rng.choice(CHATTER_OR_NONE)}</comment>")
     return "\n".join(lines)
 
 
@@ -253,7 +249,7 @@ def choice(tokenizer: LlamaTokenizer, rng: random.Random, candidates: int, wordi
     for look in looks:
         text = _described(look, wording, rng)
         rows.append(_Row(item_id(rng), text, _judged_words(look, text, looks[right], asked)))
-    return _asked(tokenizer, _context(_described(looks[right], request, rng), rng), rows, right)
+    return _asked(tokenizer, context_of(_described(looks[right], request, rng), rng), rows, right)
 
 
 def _described(look: Look, wording: Wording, rng: random.Random) -> str:
@@ -266,4 +262,4 @@ def lookup(tokenizer: LlamaTokenizer, rng: random.Random, candidates: int) -> Ex
     """Which ID has the title that is asked for?"""
     rows = [_Row(item_id(rng), grammar.title(rng)) for _ in range(candidates)]
     right = rng.randrange(candidates)
-    return _asked(tokenizer, _context(f"the {rows[right].text}", rng), rows, right)
+    return _asked(tokenizer, context_of(f"the {rows[right].text}", rng), rows, right)

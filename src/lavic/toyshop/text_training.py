@@ -109,8 +109,19 @@ def text_loss(
     model: LlavaNextForConditionalGeneration, ids: Tensor, targets: Tensor, weights: Tensor, labels: dict[str, Tensor]
 ) -> Tensor:
     """Weighted mean cross entropy of the targets, and beside it the mean of each kind of label."""
+    return embeds_loss(model, model.get_input_embeddings()(ids), targets, weights, labels)
+
+
+def embeds_loss(
+    model: LlavaNextForConditionalGeneration,
+    embeds: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    labels: dict[str, Tensor],
+) -> Tensor:
+    """The same of [B, T, D] embeddings, among which others than those of words may be."""
     language_model = model.model.language_model
-    output = language_model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    output = language_model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True)
     total = _mean_nats(model, output.last_hidden_state, targets, weights)
     for name, wanted in labels.items():
         middle = language_model.norm(output.hidden_states[LABEL_LAYERS[name]])

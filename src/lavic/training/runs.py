@@ -1,19 +1,26 @@
-"""What a training run does around its training: its folder, what it may be resumed with, its last line."""
+"""A training run around its training: its folder, what it may be resumed with, its log, its last line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
+import torch
+
+from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome
-from lavic.files import prepare_output
+from lavic.files import FolderLock, prepare_output
 from lavic.folders import LOCK_NAME
+from lavic.model.load import BaseModel
 from lavic.skipped import SkipLog
-from lavic.training.checkpoints import RunState, read_state
+from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, read_state
 from lavic.training.devices import choose_device, choose_precision
-from lavic.training.identity import identity_of
+from lavic.training.identity import check_same_run, identity_of, weights_mark
 from lavic.training.loop import LoopSettings
-from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, SKIPPED_FILE, RunLog, read_rows
+from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, RUN_LOG_NAMES, SKIPPED_FILE, RunLog, read_rows
 from lavic.training.sampler import steps_per_epoch
 from lavic.training.settings import TrainingSettings
 
@@ -30,16 +37,125 @@ _FREE_TO_CHANGE = {
     "skip_gpu_check",
 }
 
+S = TypeVar("S", bound=TrainingSettings)
+Result = TypeVar("Result")
 
-def prepare_run(settings: TrainingSettings, known: tuple[str, ...]) -> RunState | None:
-    """Make the output folder ready; the state to resume from, if any.
+
+@dataclass
+class TrainingRun(Generic[S]):
+    """One run, new or resumed.
+
+    Attributes:
+        skipped: the rows and pictures that it leaves out.
+        state: where it stands.
+        resumed: whether ``state`` is a checkpoint's.
+        identity: what must be the same for it to be resumed, as far as it is known.
+    """
+
+    settings: S
+    console: Console
+    skipped: SkipLog
+    state: RunState = field(default_factory=lambda: RunState(threads=torch.get_num_threads()))
+    resumed: bool = False
+    identity: dict[str, str] = field(default_factory=dict)
+
+    def begin(self, base: BaseModel, marks: Mapping[str, str]) -> None:
+        """All that decides the run is known: see that it is the one that is resumed, and save its settings.
+
+        Args:
+            marks: what else must be the same besides settings, files and model, by the name that a user knows.
+
+        Raises:
+            OutputError: the folder holds a run with other settings or data, or cannot be written.
+        """
+        self.identity |= {"content of --model": weights_mark(base.model), **marks}
+        if self.resumed:
+            check_same_run(self.state, self.identity, self.settings.output_dir, self.console.warn)
+        else:
+            self.state.identity = self.identity
+        self.settings.save(self.settings.output_dir)
+
+    @contextmanager
+    def logged(self, left_out: str) -> Iterator[RunLog]:
+        """The run's log; a block that comes to its end writes the rows of a finished run.
+
+        Args:
+            left_out: what the closing warning calls the rows that were left out.
+        """
+        with self._open_log(self.console) as log:
+            yield log
+            self._log_end(log)
+        if self.skipped.count:
+            self.console.warn(f"{self.skipped.count} {left_out} were left out; {self.skipped.path} lists them.")
+
+    def finished_already(self) -> Outcome:
+        """Say so; a run that was killed between its last checkpoint and its last line gets that line."""
+        folder = self.settings.output_dir
+        rows = read_rows(folder / EVENTS_FILE)
+        if not any(row["kind"] == "end" and row.get("status") == "finished" for row in rows):
+            with self._open_log(None) as log:
+                self._log_end(log)
+        (folder / PROCESS_FILE).unlink(missing_ok=True)
+        self.console.info(f"The run in {folder}/ has finished already, at step {self.state.step}.")
+        return Outcome(summary={"output_dir": str(folder), "step": self.state.step, "status": "finished"})
+
+    def best_so_far(self, kind: Callable[..., Result]) -> Result | None:
+        """The best validation that the checkpoint knows of, as ``kind`` holds it."""
+        return None if self.state.best_result is None else kind(**self.state.best_result)
+
+    def _open_log(self, console: Console | None) -> RunLog:
+        return RunLog(
+            self.settings.output_dir,
+            self.settings.log_dir,
+            console=console,
+            resume_step=self.state.step if self.resumed else None,
+            resume_rows=self.state.event_rows if self.resumed else None,
+        )
+
+    def _log_end(self, log: RunLog) -> None:
+        if self.skipped.count:
+            log.skipped(self.skipped.count, reasons=dict(self.skipped.by_reason))
+        log.end("finished", best_step=self.state.best_step, best_loss=self.state.best_loss)
+
+
+@contextmanager
+def open_run(
+    settings: S, console: Console, known_identity: Callable[[S], dict[str, str]], *, adapter_folder: str
+) -> Iterator[TrainingRun[S]]:
+    """Hold the output folder and find the run that it holds, or make it ready for a new one.
 
     Args:
-        known: what a run writes into its folder; --overwrite deletes these and nothing else.
+        known_identity: what must be the same for a resumed run, as far as it is known before the model is loaded.
+        adapter_folder: the name of the folder that the best adapter is written to.
 
     Raises:
-        OutputError: the folder holds something that is not to be replaced, or cannot be written.
+        OutputError: the folder holds something that is not to be replaced, another run, or cannot be written; or
+            another run writes there.
     """
+    folder = settings.output_dir
+    with FolderLock(folder):
+        state = _prepare_folder(settings, run_outputs(adapter_folder))
+        identity = known_identity(settings)
+        if state is not None:
+            check_same_run(state, identity, folder, console.warn, whole=False)
+        with SkipLog(folder / SKIPPED_FILE, resume=state is not None) as skipped:
+            if state is None:
+                yield TrainingRun(settings, console, skipped, identity=identity)
+            else:
+                yield TrainingRun(settings, console, skipped, state, resumed=True, identity=identity)
+
+
+def run_outputs(adapter_folder: str) -> tuple[str, ...]:
+    """What a run writes into its folder; --overwrite deletes these and nothing else.
+
+    The checkpoint stands first: a kill in between must not leave one without what belongs to it.
+    """
+    files = ("val_metrics_epoch_*.txt", SKIPPED_FILE, CONFIG_FILE, VERSIONS_FILE)
+    return (CHECKPOINT_FILE, adapter_folder, *RUN_LOG_NAMES, *files)
+
+
+def _prepare_folder(settings: TrainingSettings, known: tuple[str, ...]) -> RunState | None:
+    """Make the output folder ready; the state to resume from, if any."""
     folder = settings.output_dir
     skipped = folder / SKIPPED_FILE
     if skipped.is_file() and {path.name for path in folder.iterdir()} <= {SKIPPED_FILE, LOCK_NAME}:
@@ -86,21 +202,3 @@ def loop_settings(settings: TrainingSettings, samples: int) -> LoopSettings:
         checkpoint_minutes=checkpoint.amount if checkpoint.unit == "minutes" else 0.0,
         patience=settings.early_stopping,
     )
-
-
-def finished_already(settings: TrainingSettings, console: Console, skipped: SkipLog, state: RunState) -> Outcome:
-    """Say so; a run that was killed between its last checkpoint and its last line gets that line."""
-    folder = settings.output_dir
-    if not any(row["kind"] == "end" and row.get("status") == "finished" for row in read_rows(folder / EVENTS_FILE)):
-        with RunLog(folder, settings.log_dir, resume_step=state.step, resume_rows=state.event_rows) as log:
-            log_end(log, state, skipped)
-    (folder / PROCESS_FILE).unlink(missing_ok=True)
-    console.info(f"The run in {folder}/ has finished already, at step {state.step}.")
-    return Outcome(summary={"output_dir": str(folder), "step": state.step, "status": "finished"})
-
-
-def log_end(log: RunLog, state: RunState, skipped: SkipLog) -> None:
-    """The last rows of a run that came to its end."""
-    if skipped.count:
-        log.skipped(skipped.count, reasons=dict(skipped.by_reason))
-    log.end("finished", best_step=state.best_step, best_loss=state.best_loss)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import resource
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -13,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from lavic.console import Console, Progress
-from lavic.model.adapters import LoraSettings
+from lavic.model.adapters import LoraSettings, save_adapter
 from lavic.skipped import SkipLog
 from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
 from lavic.training.loop import StepReport
@@ -27,6 +28,7 @@ class TrainTask:
     Attributes:
         wrapped: the model with LoRA, whose parameters these are.
         batch_size: samples of a micro-batch; ``accumulation`` micro-batches make an optimizer step.
+        best: validation of the adapter that is saved, a dataclass of figures.
         told: how many rows and pictures left out the text log has been told of.
     """
 
@@ -45,6 +47,7 @@ class TrainTask:
     log: RunLog
     console: Console
     bar: Progress
+    best: Any = None
     told: int = 0
     noticed: set[str] = field(default_factory=set)
 
@@ -87,9 +90,15 @@ class TrainTask:
             memory=f"{peak_memory_gb():.1f} GB",
         )
 
-    def best_as_dict(self) -> dict[str, float] | None:
-        """The best validation as the checkpoint keeps it."""
-        raise NotImplementedError
+    @property
+    def trained(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def save_best(self, folder: str, card: str) -> None:
+        """Save the adapter with its configuration and its card; ``folder`` is a name in the output folder."""
+        save_adapter(self.wrapped, self.output_dir / folder, base_name=self.base_name, card=card)
+        self.console.info("Best LoRA adapter saved.")
 
     def save_checkpoint(self, state: RunState, *, record: bool) -> None:
         """Write the one checkpoint file; its event row comes first, so that a whole checkpoint has all its rows.
@@ -99,7 +108,7 @@ class TrainTask:
         if record:
             self.log.checkpoint(state.step, path=CHECKPOINT_FILE, finished=state.finished)
         state.event_rows = self.log.rows
-        state.best_result = self.best_as_dict()
+        state.best_result = None if self.best is None else asdict(self.best)
         save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)
 
 

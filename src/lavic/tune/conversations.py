@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from lavic.embed.store import ItemStore
 from lavic.errors import ConfigError, InputError, NothingLeftError
 from lavic.formats import NO_TITLE, Conversation, read_conversations, read_train_items, read_valid_metadata
-from lavic.layout import SPLITS, conversation_files
+from lavic.layout import conversation_files
 from lavic.model.recommendation import Candidate
 from lavic.skipped import SkipLog
 from lavic.tune.config import ConversationSettings
@@ -42,13 +42,6 @@ def category_file(settings: ConversationSettings, split: str) -> Path:
     return found[category][split]
 
 
-def require_splits(settings: ConversationSettings, *splits: str) -> None:
-    """See that the files are there, before a model is loaded; raises as ``category_file`` does."""
-    assert set(splits) <= set(SPLITS)
-    for split in splits:
-        category_file(settings, split)
-
-
 @dataclass
 class Catalogue:
     """What is told of an item, and its visual tokens.
@@ -62,7 +55,6 @@ class Catalogue:
     titles: Mapping[str, str]
     store: ItemStore | None
     skipped: SkipLog
-    _told: set[str] = field(default_factory=set)
 
     def candidate(self, item_id: str) -> Candidate:
         """One line of a prompt; an item that nothing is known of takes the text-only slot, and is counted."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lavic.metrics import TokenMean, rank
-from lavic.model.choices import ChoiceRow, collate_choices, score_choices
-from lavic.model.prefix_cache import PrefixCache
+from lavic.model.choices import collate_choices, score_choices
 from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.sampler import ordered_batches
@@ -39,25 +38,6 @@ def visual_tokens_of(candidates: Rows[Rows[Candidate]], catalogue: Catalogue, mo
     return tokens.to(model.llava.device)
 
 
-def shared_beginning(rows: Rows[ChoiceRow]) -> int:
-    """How many tokens all prompts begin with, before any visual token or answer."""
-    first = rows[0].prompt_ids
-    length = min(min((*row.placeholders, len(row.prompt_ids) - 1)) for row in rows)
-    for row in rows:
-        length = next((at for at in range(length) if row.prompt_ids[at] != first[at]), length)
-    return length
-
-
-def prefix_of(model: FiveTokenModel, rows: Rows[ChoiceRow]) -> PrefixCache | None:
-    """The cache of what all prompts begin with, for the model's weights as they are now; None if that is little."""
-    length = shared_beginning(rows)
-    if not model.accelerations.prefix_cache or length < 2:
-        return None
-    return PrefixCache(
-        model.llava.model.language_model, model.llava.get_input_embeddings(), rows[0].prompt_ids[:length]
-    )
-
-
 @torch.no_grad()
 def score_rows(
     model: FiveTokenModel,
@@ -77,7 +57,7 @@ def score_rows(
         on_batch: called with the scores of each batch.
     """
     trees = [prompts.choices(row.context, row.candidates) for row in rows]
-    prefix = prefix_of(model, trees)
+    prefix = model.prefix_of(trees)
     scores = dict(known or {})
     for batch in ordered_batches([tree.tokens for tree in trees], batch_size):
         if all(at in scores for at in batch):

@@ -12,16 +12,15 @@ from lavic.embed.run import make_store
 from lavic.embed.store import ItemStore, check_store
 from lavic.errors import InputError
 from lavic.files import open_regular
-from lavic.model.accelerations import Accelerations, require_compiler
+from lavic.model.accelerations import Accelerations
 from lavic.model.adapters import read_lora_settings
-from lavic.model.load import BaseModel, check_source, load_base
-from lavic.model.quantization import require_bitsandbytes
+from lavic.model.load import BaseModel
 from lavic.model.recommendation import RecommendationPrompts
 from lavic.model.sequences import SequenceBuilder
 from lavic.prompts import load_prompts
 from lavic.skipped import SkipLog
-from lavic.training.devices import choose_device, choose_precision, weights_dtype
-from lavic.training.settings import Device, Precision, TrainingSettings
+from lavic.training.base_model import check_model
+from lavic.training.settings import Device, Precision
 from lavic.tune.config import ConversationSettings, TuneSettings
 from lavic.tune.conversations import Catalogue, category_file, conversations_of, read_titles
 from lavic.tune.samples import AskedRow, TuneSample, asked_rows, tune_samples
@@ -53,12 +52,7 @@ def check_inputs(settings: TuneSettings) -> None:
         ModelError: the model is a folder that is not there, or not whole.
         AdapterError: the stage-1 adapter is none.
     """
-    choose_precision(settings.precision, choose_device(settings.device))
-    if settings.quantize == "nf4":
-        require_bitsandbytes()
-    if settings.compile:
-        require_compiler()
-    check_source(settings.model)
+    check_model(settings, compiles=settings.compile)
     check_conversations(settings, "train", "valid")
 
 
@@ -80,14 +74,6 @@ def check_conversations(settings: ConversationSettings, *splits: str) -> None:
                 where=str(settings.item_store),
                 remedy="Make it with lavic embed, name a stage-1 adapter with --vision_adapter, or give --text_only.",
             )
-
-
-def load_model(settings: TrainingSettings, console: Console) -> BaseModel:
-    """The checkpoint, on the device, in the run's number format."""
-    console.info(f"Loading {settings.model} ...")
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    return load_base(settings.model, dtype=weights_dtype(precision), device=device, four_bit=settings.quantize == "nf4")
 
 
 def open_store(
@@ -134,7 +120,7 @@ def prepare(settings: ConversationSettings, base: BaseModel, store: ItemStore | 
     if store is not None:
         check_store(store, base, settings.vision_adapter, where=str(settings.item_store))
     builder = SequenceBuilder(base.tokenizer, load_prompts(settings.prompts), base.family.views)
-    prompts = RecommendationPrompts.of(builder, base.tokenizer, settings.max_length)
+    prompts = RecommendationPrompts(builder, settings.max_length)
     return Choosing(base, Catalogue(read_titles(settings, skipped), store, skipped), prompts)
 
 

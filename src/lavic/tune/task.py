@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from collections.abc import Sequence as Rows
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lavic.files import write_atomic
-from lavic.model.adapters import save_adapter, set_lora_dropout
+from lavic.model.adapters import set_lora_dropout
 from lavic.model.losses import target_loss
 from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.model.sequences import TokenBatch
@@ -150,13 +150,11 @@ class TuneTask(TrainTask):
             lora=self.lora,
             train_samples=len(self.train),
             step=step,
-            trainable_parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            trainable_parameters=self.trained,
             result=self.last,
         )
-        folder = self.output_dir / ADAPTER_FOLDER
-        write_recommender(folder, self.recommender)
-        save_adapter(self.wrapped, folder, base_name=self.base_name, card=card)
-        self.console.info("Best LoRA adapter saved.")
+        write_recommender(self.output_dir / ADAPTER_FOLDER, self.recommender)
+        self.save_best(ADAPTER_FOLDER, card)
 
     def epoch_done(self, epoch: int) -> None:
         """Record the epoch's validation."""
@@ -169,7 +167,3 @@ class TuneTask(TrainTask):
             f"Rows with a right candidate: {self.last.with_right}",
         ]
         write_atomic(self.output_dir / f"val_metrics_epoch_{epoch + 1}.txt", "\n".join(lines) + "\n")
-
-    def best_as_dict(self) -> dict[str, float] | None:
-        """The best validation as the checkpoint keeps it."""
-        return None if self.best is None else asdict(self.best)

@@ -1,0 +1,73 @@
+"""What the systems are asked: rows and prompts, with the pictures of the store that a system looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lavic.embed.store import ItemStore, check_store
+from lavic.evaluate.config import EvaluateSettings
+from lavic.evaluate.systems import System, check_tokens
+from lavic.model.load import BaseModel
+from lavic.skipped import SkipLog
+from lavic.tune.conversations import category_file
+from lavic.tune.samples import AskedRow
+from lavic.tune.setup import Choosing, prepare, rows_of
+
+
+def stores_of(settings: EvaluateSettings, systems: list[System], own: ItemStore | None) -> dict[Path, ItemStore]:
+    """The store of each path that a system's pictures come from; ``own`` is the opened ``--item_store``."""
+    stores = {} if own is None or settings.item_store is None else {settings.item_store: own}
+    for path in dict.fromkeys(system.pictures for system in systems):
+        if path is not None and path not in stores:
+            stores[path] = ItemStore(path)
+    return stores
+
+
+class Questions:
+    """What the systems are asked: titles are read once, and rows once for each store that pictures come from.
+
+    Args:
+        stores: by their paths.
+        skipped: gets what the judged system's metadata and rows lack; it need not be counted again for each store.
+    """
+
+    def __init__(
+        self, settings: EvaluateSettings, base: BaseModel, stores: Mapping[Path, ItemStore], skipped: SkipLog
+    ) -> None:
+        self._settings = settings
+        self._base = base
+        self._stores = stores
+        self._skipped = skipped
+        self._known: dict[Path | None, tuple[Choosing, list[AskedRow]]] = {}
+
+    def of(self, system: System) -> tuple[Choosing, list[AskedRow]]:
+        """The prompts' parts and the rows as the system sees them.
+
+        Raises:
+            InputError: the store was made by another model or stage-1 adapter, or a file cannot be used.
+            NothingLeftError: no row can be used.
+        """
+        store = None if system.pictures is None else self._stores[system.pictures]
+        if store is not None:
+            check_tokens(system, store)
+        if system.pictures not in self._known:
+            self._known[system.pictures] = self._read(system.pictures, store)
+        return self._known[system.pictures]
+
+    def _read(self, pictures: Path | None, store: ItemStore | None) -> tuple[Choosing, list[AskedRow]]:
+        # Only the judged store's stage-1 adapter is named.
+        adapter = self._settings.vision_adapter if pictures == self._settings.item_store else None
+        if not self._known:
+            notes = self._skipped
+            named = self._settings.model_copy(update={"vision_adapter": adapter})
+            choosing = prepare(named, self._base, store, notes)
+        else:
+            notes = SkipLog()
+            if store is not None:
+                check_store(store, self._base, adapter, where=str(self._settings.item_store))
+            first, _ = next(iter(self._known.values()))
+            choosing = replace(first, catalogue=replace(first.catalogue, store=store, skipped=notes))
+        path = category_file(self._settings, self._settings.split)
+        return choosing, rows_of(path, self._settings, choosing, notes, max_rows=self._settings.max_rows)
