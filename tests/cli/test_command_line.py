@@ -86,6 +86,15 @@ def test_the_version_names_what_lavic_works_with(capsys: pytest.CaptureFixture[s
         ("distill --resume --no-resume", "Error: --resume and --no_resume: they exclude each other."),
         ("toyshop", "Error: --output_dir: required, but not given."),
         ("toyshop --output_dir x --items 11", "Error: --items: 11 is too small; it must be at least 12."),
+        (
+            "check tune --batchsize 2",
+            "Error: there is no flag --batchsize; did you mean --batch_size? "
+            "`lavic check tune --help` lists what there is.",
+        ),
+        (
+            "check tun",
+            "Error: Got unexpected extra argument(s) (tun). `lavic check --help` lists what there is.",
+        ),
         ("data", "Error: Missing command. `lavic data --help` lists what there is."),
     ],
 )

@@ -93,7 +93,7 @@ def _folder(found: DataSet) -> list[Finding]:
 def _tokens(found: DataSet, max_length: int) -> Finding:
     name, views = f"{found.place.part} tokens", len(found.samples[0].sequence.placeholders) if found.samples else 0
     facts = []
-    statistics = token_statistics(found)
+    statistics = token_statistics(found.lengths)
     if statistics:
         facts.append(
             f"median {statistics['median']:,.0f}, 95 % up to {statistics['p95']:,}, longest {statistics['longest']:,} "
@@ -174,5 +174,5 @@ def counts_of(found: DataSet) -> Counts:
         "not_in_teachers_probabilities": len(found.untaught),
         "samples": len(found.samples),
         "left_out": found.left_out,
-        "tokens": token_statistics(found),
+        "tokens": token_statistics(found.lengths),
     }

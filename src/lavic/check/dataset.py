@@ -53,16 +53,21 @@ class NoTokens(SequenceBuilder):
 
 
 class Listed(SkipLog):
-    """A skip log in memory that also keeps which picture was left out for which reason."""
+    """A skip log in memory that also keeps which picture, or which line, was left out for which reason.
 
-    def __init__(self) -> None:
+    Args:
+        by_line: names a case by its place in the file, even where the key concerned is known.
+    """
+
+    def __init__(self, *, by_line: bool = False) -> None:
         super().__init__()
         self.rows: list[tuple[str, str]] = []
+        self._by_line = by_line
 
     def add(self, *, file: str | Path, where: str, key: str = "", reason: str) -> None:
         """Count one case and keep it."""
         super().add(file=file, where=where, key=key, reason=reason)
-        self.rows.append((key or where, reason))
+        self.rows.append((where if self._by_line else key or where, reason))
 
 
 @dataclass
@@ -99,9 +104,9 @@ class DataSet:
     pictures: PictureReport = field(default_factory=lambda: PictureReport(0, 0, {}))
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens of each sample."""
-        return [len(sample.sequence.input_ids) for sample in self.samples]
+    def lengths(self) -> list[tuple[int, str]]:
+        """Tokens and name of each sample; none without a tokenizer."""
+        return [(len(sample.sequence.input_ids), sample.name) for sample in self.samples if self.tokenised]
 
     @property
     def left_out(self) -> int:
@@ -191,29 +196,41 @@ def _counted(images: Iterable[ItemImage], found: DataSet, advance: object) -> It
         found.failure = error
 
 
-def sequence_problem(sequence: Sequence, builder: SequenceBuilder) -> str:
-    """What is wrong with a sample's tokens, or ""; said anew, not by the code that built them."""
-    ids = sequence.input_ids
-    if [ids[place] for place in sequence.placeholders] != list(builder.placeholder_ids):
-        return f"{len(sequence.placeholders)} placeholders instead of {builder.views}"
-    if sum(token in builder.placeholder_ids for token in ids) != builder.views:
+def sequence_problem(
+    sequence: Sequence, builder: SequenceBuilder, *, pictures: int = 1, eos: bool = True, target: str = "description"
+) -> str:
+    """What is wrong with a sample's tokens, or ""; said anew, not by the code that built them.
+
+    Args:
+        pictures: how many the prompt must show.
+        eos: whether the end of the target is taught.
+        target: what carries loss.
+    """
+    ids, wanted = sequence.input_ids, builder.views * pictures
+    if [ids[place] for place in sequence.placeholders] != list(builder.placeholder_ids) * pictures:
+        return f"{len(sequence.placeholders)} placeholders instead of {wanted}"
+    if sum(token in builder.placeholder_ids for token in ids) != wanted:
         return "placeholders stand in the text"
-    if ids[-1] != builder.eos_id:
+    if eos and ids[-1] != builder.eos_id:
         return "EOS is not the last token"
-    if sequence.target_tokens < 2 or sequence.prompt_length <= max(sequence.placeholders):
-        return "no token of the description carries loss"
+    if sequence.target_tokens < 1 + eos or sequence.prompt_length <= max(sequence.placeholders, default=-1):
+        return f"no token of the {target} carries loss"
     return ""
 
 
-def token_statistics(found: DataSet) -> dict[str, int | float | str]:
-    """Median, 95 % and longest of the samples' tokens, and whose the longest is."""
-    if not found.tokenised or not found.samples:
+def token_statistics(named: list[tuple[int, str]]) -> dict[str, int | float | str]:
+    """Median, 95 % and longest of the samples' tokens, and whose the longest is.
+
+    Args:
+        named: tokens and name of each.
+    """
+    if not named:
         return {}
-    lengths = sorted(found.lengths)
-    longest = max(found.samples, key=lambda sample: len(sample.sequence.input_ids))
+    lengths = sorted(length for length, _ in named)
+    longest, name = max(named, key=lambda pair: pair[0])
     return {
         "median": statistics.median(lengths),
         "p95": lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))],
-        "longest": lengths[-1],
-        "longest_name": longest.name,
+        "longest": longest,
+        "longest_name": name,
     }

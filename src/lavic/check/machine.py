@@ -7,28 +7,30 @@ import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from packaging.requirements import Requirement
 
-from lavic.check.dataset import DataSet
 from lavic.check.findings import Finding, gigabytes, no_go, ok, plural, warning
-from lavic.check.memory import Need, estimate
+from lavic.check.memory import Need
 from lavic.check.model import ModelFacts
 from lavic.distill.config import DistillSettings
 from lavic.model.accelerations import require_compiler
 from lavic.model.quantization import require_bitsandbytes
 from lavic.training.devices import choose_device, choose_precision
+from lavic.training.settings import TrainingSettings
 
 _SHARED_MEMORY = Path("/dev/shm")  # where worker processes put what they have read
 #: As ``training/loaders.py`` reads ahead, in micro-batches per worker.
 _READ_AHEAD = 4
 _LESS_MEMORY = "a smaller --batch_size with a larger --gradient_accumulation gives the same result with less memory"
+_SHORTER = "validation's prompts become shorter with a smaller --max_length"
 #: Above this many parameters a CPU takes days.
 _LARGE = 1_000_000_000
 
 
-def device(settings: DistillSettings, facts: ModelFacts | None) -> Finding:
+def device(settings: TrainingSettings, facts: ModelFacts | None) -> Finding:
     """Where the run computes, and in which number format.
 
     Raises:
@@ -44,7 +46,7 @@ def device(settings: DistillSettings, facts: ModelFacts | None) -> Finding:
     return ok("device", found)
 
 
-def short_cuts(settings: DistillSettings) -> Finding:
+def short_cuts(settings: TrainingSettings) -> Finding:
     """Whether what the flags ask for beyond PyTorch is installed.
 
     Raises:
@@ -60,8 +62,21 @@ def short_cuts(settings: DistillSettings) -> Finding:
     return ok("short cuts", *found)
 
 
-def memory(settings: DistillSettings, facts: ModelFacts | None, train: DataSet | None) -> tuple[Finding, Need | None]:
+class Estimate(Protocol):
+    """An estimate of ``lavic.check.memory`` that knows settings, model and data already."""
+
+    def __call__(self, *, precision: str, on_gpu: bool) -> Need:
+        """The need in a number format, ``fp32``, ``bf16`` or ``fp16``."""
+
+
+def memory(
+    settings: TrainingSettings, estimate: Estimate | None, *, measured_by: str = ""
+) -> tuple[Finding, Need | None]:
     """What the run needs against what there is.
+
+    Args:
+        estimate: None without the model.
+        measured_by: a flag that measures it, if the command has one.
 
     Raises:
         ConfigError: as ``device``.
@@ -69,20 +84,23 @@ def memory(settings: DistillSettings, facts: ModelFacts | None, train: DataSet |
     chosen = choose_device(settings.device)
     on_gpu = chosen.type == "cuda"
     ram = available_memory()
-    if facts is None:
+    if estimate is None:
         return ok(
             "memory (estimate)", f"{gigabytes(ram)} of main memory free; the need is not known without the model"
         ), None
-    longest = max((_with_gradient(settings, train)), default=settings.max_length)
-    precision = choose_precision(settings.precision, chosen)
-    need = estimate(settings, facts, longest=longest, precision=precision, on_gpu=on_gpu)
-    parts = (
+    need = estimate(precision=choose_precision(settings.precision, chosen), on_gpu=on_gpu)
+    tight = f"It is tight: {measured_by} measures it." if measured_by else "It is tight."
+    parts = [
         f"weights {gigabytes(need.weights)}, LoRA with AdamW {gigabytes(need.lora)}",
-        f"activations {gigabytes(need.activations)} (batch {settings.batch_size}, {longest:,} tokens with gradient)",
-    )
+        f"activations {gigabytes(need.activations)} (batch {settings.batch_size}, {need.longest:,} tokens with "
+        "gradient)",
+    ]
+    if need.scoring:
+        parts.append(f"or, while it validates, {gigabytes(need.scoring)}")
+    less = _SHORTER if need.scoring > need.activations + need.logits else _LESS_MEMORY
     if not on_gpu:
         facts_found = (f"needs about {gigabytes(need.device)} of main memory, {gigabytes(ram)} are free", *parts)
-        return _memory_row(facts_found, need.device, ram, f"Free some main memory; {_LESS_MEMORY}."), need
+        return _memory_row(facts_found, need.device, ram, f"Free some main memory; {less}.", tight), need
     free, total = torch.cuda.mem_get_info()
     found = (
         f"needs about {gigabytes(need.device)} of the GPU's {gigabytes(total)}, {gigabytes(free)} are free",
@@ -90,25 +108,16 @@ def memory(settings: DistillSettings, facts: ModelFacts | None, train: DataSet |
         f"needs about {gigabytes(need.main)} of main memory, {gigabytes(ram)} are free",
     )
     if need.main > ram:
-        return _memory_row(found, need.main, ram, "The weights pass through main memory: free some."), need
-    return _memory_row(found, need.device, free, f"End what else runs on the GPU; {_LESS_MEMORY}."), need
+        return _memory_row(found, need.main, ram, "The weights pass through main memory: free some.", tight), need
+    return _memory_row(found, need.device, free, f"End what else runs on the GPU; {less}.", tight), need
 
 
-def _with_gradient(settings: DistillSettings, train: DataSet | None) -> list[int]:
-    if train is None or not train.tokenised:
-        return []
-    sequences = [sample.sequence for sample in train.samples]
-    if settings.frozen_start:
-        return [len(sequence.input_ids) - min(sequence.placeholders) for sequence in sequences]
-    return [len(sequence.input_ids) for sequence in sequences]
-
-
-def _memory_row(found: tuple[str, ...], need: float, free: float, remedy: str) -> Finding:
+def _memory_row(found: tuple[str, ...], need: float, free: float, remedy: str, tight: str) -> Finding:
     """NO GO only where even a generous error of the estimate would not help; a tight fit is a warning."""
     if need > 1.25 * free:
         return no_go("memory (estimate)", *found, remedy=remedy)
     if need > 0.9 * free:
-        return warning("memory (estimate)", *found, remedy=f"It is tight: --dry_run 20 measures it. {remedy}")
+        return warning("memory (estimate)", *found, remedy=f"{tight} {remedy}")
     return ok("memory (estimate)", *found)
 
 

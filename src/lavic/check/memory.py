@@ -8,6 +8,9 @@ from typing import Any
 from lavic.check.model import ModelFacts
 from lavic.distill.config import DistillSettings
 from lavic.model.losses import CHUNK
+from lavic.training.settings import TrainingSettings
+from lavic.tune.config import TuneSettings
+from lavic.tune.scoring import SCORING_BATCH
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: Python with torch and transformers (RSS after import, measured 0.4 to 0.5 GB), and one worker process.
@@ -17,13 +20,20 @@ CONTEXT_BYTES, FRAGMENTED = 0.6e9, 1.05
 
 #: Four bits, and the scale of each 64 weights in a little more than eight (arXiv 2305.14314, section 3).
 NF4_BYTES = 0.516
+#: A trained parameter, fp32: weight, gradient, AdamW's two moments.
+LORA_BYTES = 4 * 4
 #: Of a file of weights, at most.
 SHARD_BYTES = 5e9
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on the computing device, by part, and in main memory."""
+    """Bytes on the computing device, by part, and in main memory.
+
+    Attributes:
+        scoring: what validation needs beside weights and LoRA; 0 where it needs less than training in any case.
+        longest: tokens with gradient of the sample that the activations are those of.
+    """
 
     weights: float
     lora: float
@@ -31,16 +41,18 @@ class Need:
     logits: float
     main: float
     on_gpu: bool
+    longest: int
+    scoring: float = 0.0
 
     @property
     def device(self) -> float:
         """Of the GPU, or of main memory on a CPU."""
-        parts = self.weights + self.lora + self.activations + self.logits
+        parts = self.weights + self.lora + max(self.activations + self.logits, self.scoring)
         return CONTEXT_BYTES + FRAGMENTED * parts if self.on_gpu else parts + self.main
 
 
 def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, precision: str, on_gpu: bool) -> Need:
-    """What training the longest sample needs.
+    """What training the longest sample of stage 1 needs.
 
     The activations are those that autograd keeps, counted on the tiny model with hooks on saved tensors (per token and
     layer, in fp32 and under bf16 autocast) and put in terms of the widths: see ``_vision`` and ``_language``.
@@ -65,24 +77,81 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
     # fp32 logits of a chunk, their gradient and their softmax; with a teacher also those of the other tokens alone,
     # their gradient, and the sum of both gradients.
     logits = (6 if settings.has_teacher else 3) * 4 * min(CHUNK, rows * longest) * text.vocab_size
-    workers = settings.num_workers * WORKER_BYTES
+    weights, loading = _weights(settings, facts, size, on_gpu=on_gpu)
+    return Need(
+        weights=weights,
+        lora=trainable * LORA_BYTES,
+        activations=activations,
+        logits=logits,
+        main=PROCESS_BYTES + settings.num_workers * WORKER_BYTES + loading,
+        on_gpu=on_gpu,
+        longest=longest,
+    )
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What the data say about the need of stage 2.
+
+    Attributes:
+        sample: tokens of the longest sample.
+        answer: those of the longest answer, which carry loss.
+        row: tokens of the longest validation row.
+        choices: tokens of all its answers, of the row that has most.
+        rows: how many validation rows there are.
+    """
+
+    sample: int
+    answer: int
+    row: int
+    choices: int
+    rows: int
+
+
+def estimate_tuning(
+    settings: TuneSettings, facts: ModelFacts, *, lengths: Lengths, precision: str, on_gpu: bool
+) -> Need:
+    """What training the longest sample of stage 2 needs, and scoring the longest validation rows.
+
+    The vision side is loaded with the model, but the item store has computed what it would compute.
+
+    Args:
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+    size = _BYTES[precision]
+    text = facts.base.model.config.text_config
+    positions = settings.batch_size * lengths.sample
+    targets = settings.batch_size * lengths.answer
+    inside = _trained_language(text, size, settings, on_gpu=on_gpu)
+    logits = 3 * 4 * (min(CHUNK, targets) if settings.target_logits else targets) * text.vocab_size
+    if not settings.target_logits:
+        logits += 2 * size * positions * text.vocab_size  # of every position, and their gradient
+    weights, loading = _weights(settings, facts, size, on_gpu=on_gpu)
+    return Need(
+        weights=weights,
+        lora=facts.trainable_language(settings.lora_r, lm_head=settings.lm_head) * LORA_BYTES,
+        activations=_kept(positions, text.num_hidden_layers, inside, size * text.hidden_size, settings),
+        logits=logits,
+        main=PROCESS_BYTES + loading,
+        on_gpu=on_gpu,
+        longest=lengths.sample,
+        scoring=_scoring(text, size, lengths, min(SCORING_BATCH, lengths.rows)),
+    )
+
+
+def _weights(settings: TrainingSettings, facts: ModelFacts, size: int, *, on_gpu: bool) -> tuple[float, float]:
+    """Bytes of the base model's weights on the device, and in main memory on their way there."""
+    text = facts.base.model.config.text_config
     weights = float(facts.parameters * size)
     loading = weights if on_gpu else 0.0  # the weights pass through main memory
     if settings.quantize == "nf4":
         kept = facts.vision_parameters + 2 * text.vocab_size * text.hidden_size
         weights = kept * size + (facts.parameters - kept) * NF4_BYTES
         loading = min(loading, SHARD_BYTES)  # each layer goes to the device as soon as it is read
-    return Need(
-        weights=weights,
-        lora=trainable * 4 * 4,  # fp32: weight, gradient, AdamW's two moments
-        activations=activations,
-        logits=logits,
-        main=PROCESS_BYTES + workers + loading,
-        on_gpu=on_gpu,
-    )
+    return weights, loading
 
 
-def _kept(positions: int, layers: int, inside: float, between: float, settings: DistillSettings) -> float:
+def _kept(positions: int, layers: int, inside: float, between: float, settings: TrainingSettings) -> float:
     """Bytes kept of a stack of layers: all that is inside of each, or of one at a time and what enters the others."""
     if settings.activation_checkpointing:
         return positions * (inside + layers * between)
@@ -106,3 +175,36 @@ def _language(config: Any, size: int) -> float:
     """Bytes a position and layer: frozen weights need no inputs, but norms, attention and gates do."""
     width, inner = config.hidden_size, config.intermediate_size
     return float(size * (3 * inner + 6 * width) + 4 * 2.25 * width)
+
+
+def _trained_language(config: Any, size: int, settings: TuneSettings, *, on_gpu: bool) -> float:
+    """Bytes a position and layer where LoRA sits on every linear layer of the language model.
+
+    Counted as ``estimate`` says, exact on the tiny model.
+    """
+    width, inner, states = config.hidden_size, config.intermediate_size, _keys_and_values(config)
+    # Both norms' fp32 inputs; queries, keys, values and what attention gives.
+    always = 2 * 4 * width + size * (2 * width + states)
+    masks = 6 * width + inner  # of dropout: in front of q, k, v, o, gate and up, and of down
+    if settings.lean_lora:
+        # Both norms' outputs, which q, k, v and gate, up share; gate, its activation, up and their product.
+        return float(always + size * (2 * width + 4 * inner) + masks)
+    # gate, its activation and up; what comes out of each dropout. A CPU's mask is fp32, a GPU's has one byte.
+    return float(always + size * 3 * inner + masks * (size + (1 if on_gpu else 4)))
+
+
+def _scoring(config: Any, size: int, lengths: Lengths, rows: int) -> float:
+    """Bytes that scoring so many rows takes at once, no gradient being kept."""
+    positions = rows * lengths.row
+    kept = config.num_hidden_layers * size * _keys_and_values(config)
+    # What goes in, the residual and its norm; a gate's activation, up and their product. Later, fp32 logits and their
+    # softmax.
+    inside = size * (3 * config.hidden_size + 3 * config.intermediate_size)
+    logits = 2 * 4 * min(CHUNK, rows * lengths.choices) * config.vocab_size
+    return float(positions * kept + max(positions * inside, logits))
+
+
+def _keys_and_values(config: Any) -> int:
+    """Numbers of a position's key and value in a layer: some heads may share them."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * head * config.num_key_value_heads)

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 
 from lavic.check.findings import Finding, gigabytes, no_go, ok, refused, warning
 from lavic.errors import ModelError
-from lavic.model.adapters import VISION_PARTS, vision_linears
+from lavic.model.adapters import VISION_PARTS, language_linears, vision_linears
 from lavic.model.load import BaseModel, inspect_base, looks_local, resolve_source
 
 
@@ -31,8 +31,16 @@ class ModelFacts:
     file_bytes: int
 
     def trainable(self, rank: int) -> int:
-        """LoRA parameters of a rank: r (a + b) for each matrix of a x b on the vision side."""
-        shapes = [self.base.model.get_submodule(name).weight.shape for name in vision_linears(self.base.model)]
+        """LoRA parameters of a rank on the vision side."""
+        return self._lora(vision_linears(self.base.model), rank)
+
+    def trainable_language(self, rank: int, *, lm_head: bool) -> int:
+        """LoRA parameters of a rank on the language model, and on its output layer if asked for."""
+        return self._lora(language_linears(self.base.model, lm_head=lm_head), rank)
+
+    def _lora(self, names: list[str], rank: int) -> int:
+        """r (a + b) for each matrix of a x b."""
+        shapes = [self.base.model.get_submodule(name).weight.shape for name in names]
         return sum(rank * (int(rows) + int(columns)) for rows, columns in shapes)
 
 

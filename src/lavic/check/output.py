@@ -6,17 +6,19 @@ import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from lavic.check.findings import Counts, Finding, gigabytes, no_go, ok, plural, refused, warning
 from lavic.check.model import ModelFacts
 from lavic.distill.config import DistillSettings
-from lavic.distill.run import known_identity
 from lavic.errors import LavicError
 from lavic.folders import LOCK_NAME, contents
 from lavic.training.checkpoints import read_state
 from lavic.training.identity import check_same_run
 from lavic.training.run_log import SKIPPED_FILE
+from lavic.training.settings import TrainingSettings
 
 _OTHER = "Choose another --output_dir."
 #: Bytes a step in events.jsonl, TensorBoard and the text log together (counted: 250 + 450 + 200).
@@ -25,9 +27,16 @@ STEP_BYTES = 900
 SMALL_FILES = 1_000_000
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
+S = TypeVar("S", bound=TrainingSettings)
 
-def folder(settings: DistillSettings) -> Finding:
-    """Whether the run would begin in ``--output_dir``, go on there, or be refused."""
+
+def folder(settings: S, known_identity: Callable[[S], dict[str, str]]) -> Finding:
+    """Whether the run would begin in ``--output_dir``, go on there, or be refused.
+
+    Args:
+        settings: those of the run itself.
+        known_identity: the command's own: what must be the same for a resumed run.
+    """
     path = settings.output_dir
     blocked = not_writable(path)
     if blocked:
@@ -43,10 +52,10 @@ def folder(settings: DistillSettings) -> Finding:
         return ok("output folder", f"{path}: empty")
     if settings.overwrite:
         return ok("output folder", f"{path}: holds {len(entries)} files or folders; --overwrite replaces a run there")
-    return _of_a_run(settings, entries)
+    return _of_a_run(settings, entries, known_identity)
 
 
-def _of_a_run(settings: DistillSettings, entries: list[str]) -> Finding:
+def _of_a_run(settings: S, entries: list[str], known_identity: Callable[[S], dict[str, str]]) -> Finding:
     """A folder that is not empty, without ``--overwrite``."""
     path = settings.output_dir
     try:
@@ -71,7 +80,7 @@ def _of_a_run(settings: DistillSettings, entries: list[str]) -> Finding:
     return ok("output folder", where, "--resume goes on there")
 
 
-def log_folder(settings: DistillSettings) -> Finding:
+def log_folder(settings: TrainingSettings) -> Finding:
     """Whether the text log can be written."""
     blocked = not_writable(settings.log_dir)
     if blocked:
@@ -143,20 +152,23 @@ def picture_cache(settings: DistillSettings, facts: ModelFacts, pictures: int) -
     return ok("picture cache", found)
 
 
-def disk_need(settings: DistillSettings, facts: ModelFacts | None, steps: int) -> float:
-    """Bytes that a run writes at most; without the model only what its logs take."""
-    trainable = facts.trainable(settings.lora_r) if facts is not None else 0
+def disk_need(trainable: int, steps: int) -> float:
+    """Bytes that a run writes at most that trains so many parameters."""
     adapter, checkpoint = 4 * trainable, 3 * 4 * trainable  # fp32; the weights and AdamW's two moments of each
     # Each is written beside the one that it replaces.
     return 2 * adapter + 2 * checkpoint + steps * STEP_BYTES + SMALL_FILES
 
 
-def disk(settings: DistillSettings, facts: ModelFacts | None, steps: int) -> tuple[Finding, Counts]:
-    """Room at ``--output_dir``."""
+def disk(settings: TrainingSettings, trainable: int | None, steps: int) -> tuple[Finding, Counts]:
+    """Room at ``--output_dir``.
+
+    Args:
+        trainable: parameters that the run trains; None if they are not known, without the model.
+    """
     place = existing_part(settings.output_dir)
-    free, need = shutil.disk_usage(place).free, disk_need(settings, facts, steps)
+    free, need = shutil.disk_usage(place).free, disk_need(trainable or 0, steps)
     found = [f"{gigabytes(free)} free at {place}; the run writes up to {gigabytes(need)}"]
-    if facts is None:
+    if trainable is None:
         found.append("without adapter and checkpoint: their size is not known without the model")
     counts = {"free_bytes": free, "needed_bytes": int(need)}
     remedy = f"Free some space, or {_OTHER[0].lower()}{_OTHER[1:]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,21 @@ COMMANDS = (
         "check",
         "lavic.check.config:CheckSettings",
         "lavic.check.run:run",
-        "Tell in seconds what would go wrong in a run of `lavic distill` with the same flags: go or no go.",
+        "Tell in seconds what would go wrong in a run of `lavic distill` with the same flags: go or no go; "
+        "`lavic check tune` does so for `lavic tune`.",
         (
             "lavic check --batch_size 1 --num_epochs 1 --max_samples 5000",
             "lavic check --model tiny --config configs/distill-tiny.yaml --thorough",
+        ),
+    ),
+    Command(
+        "check tune",
+        "lavic.check.config:CheckTuneSettings",
+        "lavic.check.tune:run",
+        "Tell in seconds what would go wrong in a run of `lavic tune` with the same flags: go or no go.",
+        (
+            "lavic check tune --category all_beauty --candidate_type candidates_st --item_store item_store",
+            "lavic check tune --category all_beauty --text_only --output_dir out_text_only --json",
         ),
     ),
     Command(
@@ -240,10 +251,11 @@ def build_app(name: str = "") -> typer.Typer:
     """The program with all flags of one command, and only a line of the others."""
     app = _group(SUMMARY)
     app.callback(invoke_without_command=True, help=SUMMARY, epilog="Start with: lavic demo")(_root)
-    groups = {group: _group(summary) for group, summary in GROUPS.items()}
-    for command in COMMANDS:
+    summaries = {command.name: command.summary for command in COMMANDS} | GROUPS
+    groups: dict[str, typer.Typer] = {}
+    for command in _shown_beside(name):
         *group, word = command.name.split()
-        place = groups[group[0]] if group else app
+        place = groups.setdefault(group[0], _group(summaries[group[0]])) if group else app
         place.command(
             word,
             help=command.summary,
@@ -251,9 +263,22 @@ def build_app(name: str = "") -> typer.Typer:
             context_settings=_context(command) if command.name == name else CONTEXT,
         )(_function(command) if command.name == name else _nothing)
     for group_name, group_app in groups.items():
-        group_app.callback(help=GROUPS[group_name])(_nothing)
+        group_app.callback(help=summaries[group_name])(_nothing)
         app.add_typer(group_app, name=group_name)
     return app
+
+
+def _shown_beside(name: str) -> Iterator[Command]:
+    """The commands of a program that is called with one of them.
+
+    To Typer a word is a command or a group: of ``check`` and ``check tune`` there is the one that is called.
+    """
+    names = {command.name for command in COMMANDS}
+    for command in COMMANDS:
+        group, _, word = command.name.partition(" ")
+        behind_a_command = bool(word) and group in names
+        if command.name == name or not (behind_a_command or name.startswith(f"{command.name} ")):
+            yield command
 
 
 def _group(summary: str) -> typer.Typer:

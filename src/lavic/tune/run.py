@@ -42,12 +42,12 @@ def run(settings: TuneSettings, console: Console) -> Outcome:
     check_inputs(settings)
     with (
         machine_failures(),
-        open_run(settings, console, _known_identity, adapter_folder=ADAPTER_FOLDER) as opened,
+        open_run(settings, console, known_identity, adapter_folder=ADAPTER_FOLDER) as opened,
     ):
         return opened.finished_already() if opened.state.finished else _tune(opened)
 
 
-def _known_identity(settings: TuneSettings) -> dict[str, str]:
+def known_identity(settings: TuneSettings) -> dict[str, str]:
     return run_identity(
         settings,
         free=_FREE_TO_CHANGE,
