@@ -16,6 +16,9 @@ class DemoSettings(Settings):
     tune_steps: int = setting(
         0, "Optimizer steps of a recommender, and of its twin that sees no picture (stage 2); 0 leaves them out.", ge=0
     )
+    undistilled: bool = setting(
+        False, "With --tune_steps: a third recommender, tuned on the five tokens of the bare model. --full has it too."
+    )
     seed: int = setting(0, "Another seed draws another world.", ge=0, lt=2**32)
     full: bool = setting(False, "More items and steps: slower, and nearer to what can be reached.")
     workers: int = setting(2, "Processes that draw and decode pictures.", ge=0, le=256)

@@ -59,7 +59,7 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
     folder = settings.output_dir
     items, steps = (FULL_ITEMS, FULL_STEPS) if settings.full else (settings.items, settings.steps)
     plan = Plan(items, steps, tuple(plan_catalogue(items, settings.seed)[1]))
-    stage = Stage2(settings.tune_steps, settings.full, settings.seed, settings.workers)
+    stage = Stage2(settings.tune_steps, settings.full or settings.undistilled, settings.seed, settings.workers)
     prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
     _draw(folder, plan, settings, stage, console)
     toyshop = folder / "toyshop"

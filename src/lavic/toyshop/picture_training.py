@@ -8,6 +8,7 @@ layer but one, so without the contrastive loss the last layer, and with it [CLS]
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from lavic.model.sequences import IGNORE_INDEX, Sequence, SequenceBuilder
+from lavic.model.sequences import IGNORE_INDEX, SequenceBuilder
+from lavic.model.sequences import Sequence as TokenSequence
 from lavic.model.views import PixelNorm
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop import grammar
@@ -90,17 +92,21 @@ class DescribingLessons:
         self.norm = PixelNorm(tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
         self._deck: list[int] = []
 
-    def draw(self, count: int) -> tuple[Tensor, list[str]]:
-        """Normalised pixels [B, 5, 3, s, s] and fresh descriptions; the deck is dealt out before it is shuffled."""
+    def draw(self, count: int) -> tuple[list[int], list[str]]:
+        """Indices of pictures, and a fresh description of each; the deck is dealt out before it is shuffled."""
         if len(self._deck) < count:
             self._deck = self.rng.sample(range(len(self.pool)), len(self.pool))
         indices = [self._deck.pop() for _ in range(count)]
-        texts = [grammar.describe(self.pool.looks[index], self.rng) for index in indices]
+        return indices, [grammar.describe(self.pool.looks[index], self.rng) for index in indices]
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """Normalised pixels [B, 5, 3, s, s]."""
         views = torch.from_numpy(self.pool.views[sorted(indices)])
         order = {index: place for place, index in enumerate(sorted(indices))}
-        return self.norm(views[[order[index] for index in indices]], torch.float32), texts
+        pixels: Tensor = self.norm(views[[order[index] for index in indices]], torch.float32)
+        return pixels
 
-    def prompt(self, text: str, *, chat: bool) -> Sequence:
+    def prompt(self, text: str, *, chat: bool) -> TokenSequence:
         """The student's prompt, or the checkpoint's chat format; one placeholder for the picture."""
         if not chat:
             return self.builder.distill(grammar.title(self.rng), text)
@@ -112,7 +118,10 @@ class DescribingLessons:
 
 
 def assemble(
-    model: LlavaNextForConditionalGeneration, image_tokens: Tensor, sequences: list[Sequence], keep: list[int] | None
+    model: LlavaNextForConditionalGeneration,
+    image_tokens: Tensor,
+    sequences: list[TokenSequence],
+    keep: list[int] | None,
 ) -> tuple[Tensor, Tensor]:
     """[B, T, D] input embeddings with the image tokens (or the kept ones) at the placeholder, [B, T] targets."""
     if keep is not None:

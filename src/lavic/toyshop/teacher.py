@@ -2,9 +2,11 @@
 
     python -m lavic.toyshop.teacher --work build/teacher --output src/lavic/toyshop/assets/tiny-llava-next
 
-Lessons: copying, comparing, selecting and choosing on text; [CLS] against descriptions; then describing from image
-tokens, with the contrastive loss and the text lessons going on. Each lesson leaves its weights in the work folder, and
-a run that is started again goes on behind the last one. docs/experiments.md tells what was tried.
+Lessons: copying, comparing, carrying and choosing on text; [CLS] against descriptions; describing from image tokens,
+with the contrastive loss and the text lessons going on; then, with all of that going on, reading pictures in rows as
+words are read, and choosing among them. Each lesson leaves its weights in the work folder, and a run that is started
+again goes on behind the last one. ``--start CHECKPOINT`` takes a model that describes and chooses among words, and goes
+on with the last lesson. docs/experiments.md tells what was tried.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 
+from lavic.toyshop.conditioning import shorten_language_stream, shorten_tower_stream
+from lavic.toyshop.joint_training import JointTraining
 from lavic.toyshop.optimizers import Optimizers
 from lavic.toyshop.picture_pool import PicturePool, make_pool
 from lavic.toyshop.picture_training import (
@@ -41,16 +45,26 @@ CONTRAST_WEIGHT = 0.3
 #: Every other step repeats choosing, or describing would overwrite it.
 TEXT_SHARE = 0.5
 
+#: How much shorter the residual streams become that Muon has left: as long as AdamW would have made them.
+STREAM_FACTOR = 10.0
+
 Report = Callable[[str], None]
 
 
 class Teacher:
     """The model in training, with its tokenizer, pictures and work folder."""
 
-    def __init__(self, work: Path, *, pictures: int, workers: int, report: Report) -> None:
+    def __init__(self, work: Path, *, pictures: int, workers: int, report: Report, start: Path | None = None) -> None:
         self.work, self.report = work, report
-        self.tokenizer: LlamaTokenizer = train_tokenizer()
-        self.model: LlavaNextForConditionalGeneration = build_tiny_model(self.tokenizer)
+        self.tokenizer: LlamaTokenizer
+        self.model: LlavaNextForConditionalGeneration
+        if start is None:
+            self.tokenizer = train_tokenizer()
+            self.model = build_tiny_model(self.tokenizer)
+        else:
+            # Not trained anew: its corpus holds Python's own documentation, which changes with Python.
+            self.tokenizer = LlamaTokenizer.from_pretrained(start)
+            self.model = LlavaNextForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
         self.contrast = Contrast(len(self.tokenizer))
         self.train: PicturePool = make_pool(work / "train", pictures, 7, held_out=False, workers=workers)
         self.valid: PicturePool = make_pool(work / "valid", 1000, 11, held_out=True, workers=workers)
@@ -88,7 +102,8 @@ class Teacher:
     def _contrast_loss(
         self, states: Callable[..., tuple[Tensor, Tensor]], lessons: DescribingLessons, batch: int
     ) -> Tensor:
-        pixels, texts = lessons.draw(batch)
+        indices, texts = lessons.draw(batch)
+        pixels = lessons.pixels(indices)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             _, cls = states(self.model, pixels)
         loss: Tensor = self.contrast(cls.float(), *bags_of_words(self.tokenizer, texts))
@@ -115,7 +130,8 @@ class Teacher:
                     loss = text(self.model, *pad(exercises, self.tokenizer.pad_token_id))
                 optimizers.step(loss, factor)
             else:
-                pixels, texts = lessons.draw(batch)
+                indices, texts = lessons.draw(batch)
+                pixels = lessons.pixels(indices)
                 sequences = [lessons.prompt(one, chat=rng.random() < 0.3) for one in texts]
                 keep = sorted(rng.sample(range(135), rng.randint(20, 110))) if rng.random() < 0.6 else None
                 with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -133,14 +149,24 @@ class Teacher:
                 self.report(f"describing step={step}: {self.examine()}")
                 self.save("describe-part")
 
+    def join(self, reading: int, choosing: int) -> None:
+        """Streams of the usual length; then to read pictures in rows as words are read, and to choose among them."""
+        shorten_language_stream(self.model, STREAM_FACTOR)
+        shorten_tower_stream(self.model, STREAM_FACTOR)
+        training = JointTraining(self.model, self.tokenizer, self.train, self.valid, seed=5)
+        for step in training.learn(reading, choosing, self.report):
+            if step % 200 == 0 or step == reading + choosing:
+                self.report(f"joint step={step}: {training.examine()}")
+                self.save("join-part")
+
     @torch.no_grad()
     def examine(self) -> str:
         """Loss on held-out pictures with all image tokens, and the choosing that is left."""
         lessons = DescribingLessons(self.tokenizer, self.valid, seed=5)
         losses = []
         for _ in range(4):
-            pixels, texts = lessons.draw(50)
-            features, _ = tower_states(self.model, pixels)
+            indices, texts = lessons.draw(50)
+            features, _ = tower_states(self.model, lessons.pixels(indices))
             sequences = [lessons.prompt(text, chat=False) for text in texts]
             batch = assemble(self.model, packed_image_tokens(self.model, features), sequences, None)
             losses.append(float(describing_loss(self.model, *batch)))
@@ -189,9 +215,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished checkpoint")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--tower", type=Path, help="take over the tower of this checkpoint, and freeze it")
+    parser.add_argument("--start", type=Path, help="begin with this checkpoint, behind describing")
     parser.add_argument("--text-steps", type=int, default=1200)
     parser.add_argument("--see-steps", type=int, default=600)
     parser.add_argument("--describe-steps", type=int, default=2800)
+    parser.add_argument("--read-steps", type=int, default=1500)
+    parser.add_argument("--choose-steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -201,13 +230,21 @@ def main() -> None:
     def report(line: str) -> None:
         print(f"{time.monotonic() - started:7.0f} s  {line}", file=sys.stderr, flush=True)
 
-    teacher = Teacher(arguments.work, pictures=arguments.pictures, workers=arguments.threads, report=report)
-    teacher.lesson("text", lambda: teacher.text(arguments.text_steps))
-    if arguments.tower is None:
-        teacher.lesson("see", lambda: teacher.see(arguments.see_steps))
-    else:
-        teacher.take_over_tower(arguments.tower)
-    teacher.lesson("describe", lambda: teacher.describe(arguments.describe_steps))
+    teacher = Teacher(
+        arguments.work,
+        pictures=arguments.pictures,
+        workers=arguments.threads,
+        report=report,
+        start=arguments.start,
+    )
+    if arguments.start is None:
+        teacher.lesson("text", lambda: teacher.text(arguments.text_steps))
+        if arguments.tower is None:
+            teacher.lesson("see", lambda: teacher.see(arguments.see_steps))
+        else:
+            teacher.take_over_tower(arguments.tower)
+        teacher.lesson("describe", lambda: teacher.describe(arguments.describe_steps))
+    teacher.lesson("join", lambda: teacher.join(arguments.read_steps, arguments.choose_steps))
     save_checkpoint(arguments.output, teacher.model, tiny_processor(teacher.tokenizer))
     accuracy = choice_accuracy(teacher.model, teacher.tokenizer, 1000, seed=77)
     print(json.dumps({"right_of_ten": accuracy, "examined": teacher.examine()}))
