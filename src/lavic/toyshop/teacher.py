@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 
-from lavic.toyshop.conditioning import shorten_language_stream, shorten_tower_stream
+from lavic.toyshop.conditioning import shorten_language_stream
 from lavic.toyshop.joint_training import JointTraining
 from lavic.toyshop.optimizers import Optimizers
 from lavic.toyshop.picture_pool import PicturePool, make_pool
@@ -45,7 +45,7 @@ CONTRAST_WEIGHT = 0.3
 #: Every other step repeats choosing, or describing would overwrite it.
 TEXT_SHARE = 0.5
 
-#: How much shorter the residual streams become that Muon has left: as long as AdamW would have made them.
+#: How much shorter the residual stream becomes that Muon has left: about as long as AdamW would have made it.
 STREAM_FACTOR = 10.0
 
 Report = Callable[[str], None]
@@ -150,9 +150,8 @@ class Teacher:
                 self.save("describe-part")
 
     def join(self, reading: int, choosing: int) -> None:
-        """Streams of the usual length; then to read pictures in rows as words are read, and to choose among them."""
+        """A stream of the usual length; then to read pictures in rows as words are read, and to choose among them."""
         shorten_language_stream(self.model, STREAM_FACTOR)
-        shorten_tower_stream(self.model, STREAM_FACTOR)
         training = JointTraining(self.model, self.tokenizer, self.train, self.valid, seed=5)
         for step in training.learn(reading, choosing, self.report):
             if step % 200 == 0 or step == reading + choosing:

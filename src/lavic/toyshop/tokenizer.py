@@ -55,7 +55,11 @@ def _corpus(rng: random.Random) -> Iterator[str]:
 
 
 def train_tokenizer(seed: int = 0) -> LlamaTokenizer:
-    """Learn the merges and wrap them in the class that the real checkpoints use."""
+    """Learn the merges and wrap them in the class that the real checkpoints use.
+
+    The corpus holds Python's own documentation, so another release of Python learns other pieces: what goes with a
+    finished checkpoint is the tokenizer in its folder, never one learnt anew.
+    """
     learner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
