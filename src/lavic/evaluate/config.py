@@ -59,7 +59,7 @@ class EvaluateSettings(ConversationSettings):
         10_000, "How often the rows are drawn again for the 95 % intervals.", panel=OUTPUT, ge=100, le=1_000_000
     )
 
-    batch_size: int = setting(16, "Conversations per forward pass.", panel=MACHINE, ge=1)
+    batch_size: int = setting(4, "Conversations per forward pass.", panel=MACHINE, ge=1)
     device: Device = setting("auto", "Where to compute; auto takes a GPU if there is one.", panel=MACHINE)
     precision: Precision | None = setting(
         None, "Number format; unset takes bf16 (or fp16) on a GPU and fp32 on a CPU.", panel=MACHINE
