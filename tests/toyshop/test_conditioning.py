@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lavic.model.load import load_base
-from lavic.toyshop.conditioning import shorten_language_stream
+from lavic.toyshop.conditioning import begin_projector, shorten_language_stream
 
 
 @pytest.fixture
@@ -35,3 +35,17 @@ def test_image_tokens_and_line_break_are_shortened_too(model):
     shorten_language_stream(model, 4.0)
     torch.testing.assert_close(model.model.multi_modal_projector(features), before / 4)
     torch.testing.assert_close(model.model.image_newline.detach(), line_break / 4)
+
+
+def test_a_fresh_projector_tells_apart_what_long_common_features_hide(model):
+    torch.manual_seed(0)
+    features = 50 + torch.randn(40, 5, 25, 96, dtype=torch.float64) * torch.linspace(0.1, 9, 96)
+    begin_projector(model, features)
+    projector = model.model.multi_modal_projector
+    hidden = projector.linear_1(features).flatten(0, 2)
+    torch.testing.assert_close(hidden.mean(0), torch.zeros(128, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert 0.7 < hidden.std(0).mean() < 1.3
+    # A channel a hundredth as long as another counts as much.
+    changed = features.clone()
+    changed[..., 0] += 0.1
+    assert (projector(changed) - projector(features)).norm(dim=-1).mean() > 0.05 * projector(features).std()

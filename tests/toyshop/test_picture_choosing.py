@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.model.sequences import SequenceBuilder
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop import grammar
-from lavic.toyshop.kinds import KINDS, Look, looks
+from lavic.toyshop.kinds import BACKGROUNDS, KINDS, Look, looks
 from lavic.toyshop.picture_choosing import PictureLessons, first_states, reading_loss, view_tokens
 from lavic.toyshop.picture_rows import NAMED, PLACES, PictureRows
 from lavic.toyshop.text_tasks import FITS, IGNORE, NO, OWN, RIGHT, YES
@@ -41,17 +42,18 @@ def rows_of(one):
 
 def test_the_words_of_a_picture_spell_what_it_shows(base, rows):
     look = LOOKS[3]
-    words = base.tokenizer.convert_ids_to_tokens(rows.words_of(look))
-    assert words[0] in ("▁a", "▁an")
-    said = [word.lstrip("▁") for word in words[1:]]
-    wordings = (look.colour, grammar.PATTERN_WORDS[look.pattern][0], look.kind, look.detail)
+    said = [word.lstrip("▁") for word in base.tokenizer.convert_ids_to_tokens(rows.words_of(look))]
+    wordings = (look.background, look.colour, grammar.PATTERN_WORDS[look.pattern][0], look.kind, look.detail)
     assert all(word in wording for word, wording in zip(said, wordings, strict=True))
 
 
 def test_the_words_tell_all_details_of_a_kind_apart(rows):
     for kind in KINDS.values():
-        words = {tuple(rows.words_of(Look(kind.name, "red", "plain", detail, ""))) for detail in kind.details}
+        words = {
+            tuple(rows.words_of(Look(kind.name, "red", "plain", detail, BACKGROUNDS[0]))) for detail in kind.details
+        }
         assert len(words) == len(kind.details)
+    assert len({rows.words_of(replace(LOOKS[0], background=one))[0] for one in BACKGROUNDS}) == len(BACKGROUNDS)
 
 
 def test_exactly_one_row_fits_and_its_id_is_the_answer(base, rows):
@@ -146,8 +148,8 @@ def test_reading_loss_is_zero_for_equal_states_and_one_for_unrelated():
     places = (torch.arange(50) % 6).expand(4, 50)
     real = torch.ones(4, 50, dtype=torch.bool)
     apart, error = reading_loss(wanted, wanted, places, real)
-    assert apart.shape == (4,)
-    torch.testing.assert_close(apart, torch.zeros(4), atol=1e-5, rtol=0)
+    assert apart.shape == (5,)
+    torch.testing.assert_close(apart, torch.zeros(5), atol=1e-5, rtol=0)
     assert error == 0
     apart, error = reading_loss(torch.randn(4, 50, 64), wanted, places, real)
     assert (apart - 1).abs().max() < 0.15

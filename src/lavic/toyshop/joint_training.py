@@ -1,7 +1,7 @@
-"""The last lessons of the tiny model: to read pictures in rows as it reads words, then to choose among them.
+"""The last lessons of the tiny model: to read pictures in rows as it reads words; then to describe and to choose.
 
-Describing and choosing among words go on all the time, or they would be unlearnt. The vision tower stays as it is, so
-its features are computed once. docs/experiments.md has the figures.
+Reading is learnt by a projector that begins anew, in a minute or two, and goes on while describing comes back. The
+vision tower stays as it is, so its features are computed once. docs/experiments.md has the figures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 
+from lavic.toyshop.conditioning import begin_projector
 from lavic.toyshop.picture_choosing import (
     ERROR_WEIGHT,
     PictureLessons,
@@ -35,10 +36,10 @@ from lavic.toyshop.picture_training import (
 from lavic.toyshop.text_training import Batch, Report, choice_accuracy, choosing, embeds_loss, pad
 
 #: AdamW's rate of projector and first layer, which read, while they learn it and later; and of all behind them.
-READER_RATE, LATER_READER_RATE, RATE = 1.5e-3, 3e-4, 4e-4
-#: How often a step is which lesson, while reading is learnt and while choosing is.
-READING = {"read": 0.6, "describe": 0.25, "text": 0.15}
-CHOOSING = {"read": 0.1, "describe": 0.35, "text": 0.15, "rows": 0.4}
+READER_RATE, LATER_READER_RATE, RATE = 2.5e-3, 2e-4, 4e-4
+#: How often a step is which lesson, while reading is learnt and behind that.
+READING = {"read": 1.0}
+CHOOSING = {"read": 0.15, "describe": 0.55, "text": 0.1, "rows": 0.2}
 #: Sequences of a step; one token a view makes short ones, few candidates too.
 READING_BATCH, DESCRIBING_BATCH, CANDIDATES = 10, 48, 160
 _WARMUP = 30
@@ -102,8 +103,10 @@ class JointTraining:
         self._choosing_loss = torch.compile(embeds_loss, dynamic=True)
 
     def learn(self, reading: int, choosing: int, report: Report) -> Iterator[int]:
-        """Steps in which mostly reading is learnt, then steps in which choosing is; yields how many are done."""
+        """Steps in which reading is learnt, then steps in which all is; yields how many are done."""
         inner = self.model.model
+        if reading:
+            begin_projector(self.model, self.features[:2000].float())
         readers = [*inner.multi_modal_projector.parameters(), *inner.language_model.layers[0].parameters()]
         known = {id(parameter) for parameter in readers}
         others = [one for one in self.model.parameters() if one.requires_grad and id(one) not in known]

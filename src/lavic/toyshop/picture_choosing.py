@@ -3,8 +3,8 @@
 Choosing among words is known (``text_training``). What pictures lack is that they look like words to the layers that
 compare: from the answer's loss, and from labels at the pictures' places, that did not come in hundreds of steps. So it
 is asked for directly (``reading_loss``): behind the first layer, the state at each of a picture's five places is to be
-what it is when a word stands there: article, colour, pattern, kind, detail. ``joint_training`` teaches it to projector
-and first layer.
+what it is when a word stands there: of background, colour, pattern, kind, detail. ``joint_training`` teaches it to
+projector and first layer.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ def reading_loss(got: Tensor, wanted: Tensor, places: Tensor, real: Tensor) -> t
         real: [B, T], False at padding.
 
     Returns:
-        per place but the article's, the mean of 1 - cosine of what is left of both without the words' mean: 0 is the
+        per place, the mean of 1 - cosine of what is left of both without the words' mean: 0 is the
         same word, 1 no relation; and the squared error of all states as a share of their squared length.
     """
     apart = []
-    for place in range(2, PLACES + 1):
+    for place in range(1, PLACES + 1):
         here, there = got[places == place], wanted[places == place]
         mean = there.mean(0)
         apart.append(1 - cosine_similarity(here - mean, there - mean, dim=-1).mean())

@@ -1,7 +1,7 @@
 """Choosing among rows of which only the picture says what they are: exercises that words and pictures can fill.
 
 A row is a line of the recommendation prompt: ID, a title that says nothing, and the places of five visual tokens. The
-same places can hold five words: article, colour, pattern, kind and the first word of the detail. The language model has
+same places can hold five words: of background, colour, pattern, kind and detail. The language model has
 learnt to choose among words (``text_tasks``); so an exercise is built in words, with its labels, and says which picture
 may stand in which places instead.
 """
@@ -37,7 +37,7 @@ from lavic.toyshop.text_tasks import (
 
 #: Visual tokens of a picture, and so words in its place.
 PLACES = 5
-#: Which place names which attribute; the first holds the article.
+#: Which place names which attribute that can be asked for; the first names the background.
 NAMED = ((1, "colour"), (2, "pattern"), (3, "kind"), (4, "detail"))
 #: Longest prompt; the tiny model knows 4,096 positions.
 _MAX_LENGTH = 4096
@@ -82,12 +82,11 @@ class PictureRows:
 
     def words_of(self, look: Look) -> list[int]:
         """The five tokens that stand for a picture."""
-        phrase = grammar.plain_phrase(look)
-        article = self.tokenizer.convert_tokens_to_ids(f"▁{phrase.split()[0]}")
         pattern = grammar.PATTERN_WORDS[look.pattern][0]
-        detail = self._tokens_of(look.detail.removeprefix("a "))[0]  # a kind's details differ in it
-        named = [self._tokens_of(look.colour)[0], self._tokens_of(pattern)[0], self._tokens_of(look.kind)[-1]]
-        return [article, *named, detail]
+        # Backgrounds differ in their first word, and so do a kind's details.
+        background, detail = (words.removeprefix("a ") for words in (look.background, look.detail))
+        first = [self._tokens_of(words)[0] for words in (background, look.colour, pattern)]
+        return [*first, self._tokens_of(look.kind)[-1], self._tokens_of(detail)[0]]
 
     def _tokens_of(self, words: str) -> list[int]:
         if words not in self._words:

@@ -3,10 +3,10 @@
     python -m lavic.toyshop.teacher --work build/teacher --output src/lavic/toyshop/assets/tiny-llava-next
 
 Lessons: copying, comparing, carrying and choosing on text; [CLS] against descriptions; describing from image tokens,
-with the contrastive loss and the text lessons going on; then, with all of that going on, reading pictures in rows as
-words are read, and choosing among them. Each lesson leaves its weights in the work folder, and a run that is started
-again goes on behind the last one. ``--start CHECKPOINT`` takes a model that describes and chooses among words, and goes
-on with the last lesson. docs/experiments.md tells what was tried.
+with the contrastive loss and the text lessons going on; then reading pictures in rows as words are read, and, with that
+and all before going on, choosing among them. Each lesson leaves its weights in the work folder, and a run that is
+started again goes on behind the last one. ``--start CHECKPOINT`` takes a model that describes and chooses among words,
+and goes on with the last lesson. docs/experiments.md tells what was tried.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ def main() -> None:
     parser.add_argument("--text-steps", type=int, default=1200)
     parser.add_argument("--see-steps", type=int, default=600)
     parser.add_argument("--describe-steps", type=int, default=2800)
-    parser.add_argument("--read-steps", type=int, default=1500)
-    parser.add_argument("--choose-steps", type=int, default=4000)
+    parser.add_argument("--read-steps", type=int, default=2500)
+    parser.add_argument("--choose-steps", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
