@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import check_document
 import pytest
+from check_document import rows, tree
 from small_world import flags, make_folder, make_world, train_rows, write_train_rows
 
 from lavic.cli.main import run_command_line
@@ -30,21 +32,7 @@ def world(pristine: Path, tmp_path: Path) -> Path:
 
 def checked(capsys: pytest.CaptureFixture[str], words: list[str], *, code: int) -> dict[str, Any]:
     """The document of a check that ends with ``code``; ``words`` are those of the distill command."""
-    capsys.readouterr()
-    assert run_command_line(["check", *words[1:], "--json"]) == code
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert document["go"] is (code == 0)
-    return document
-
-
-def rows(document: dict[str, Any], status: str) -> dict[str, dict[str, str]]:
-    """The rows of a status, by name."""
-    return {row["name"]: row for row in document["checks"] if row["status"] == status}
-
-
-def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything in a folder, with size and time of the last change."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
+    return check_document.checked(capsys, words[1:], code=code)
 
 
 def test_a_good_world_is_a_go_and_names_the_run(

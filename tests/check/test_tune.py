@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from check_document import checked, rows, tree
 from safetensors.torch import load_file, save_file
 from tune_world import data_flags, make_shop, rows_of, tune_flags, write_rows
 
@@ -46,25 +47,6 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(len(name)))
         save_adapter(wrapped, folder / name, base_name="tiny", card="")
     return {name: folder / name for name in ("one", "other")}
-
-
-def checked(capsys: pytest.CaptureFixture[str], words: list[str], *, code: int) -> dict[str, Any]:
-    """The document of a check that ends with ``code``; ``words`` are those of the tune command."""
-    capsys.readouterr()
-    assert run_command_line(["check", *words, "--json"]) == code
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert document["go"] is (code == 0)
-    return document
-
-
-def rows(document: dict[str, Any], status: str) -> dict[str, dict[str, str]]:
-    """The rows of a status, by name."""
-    return {row["name"]: row for row in document["checks"] if row["status"] == status}
-
-
-def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything in a folder, with size and time of the last change."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
 
 
 def edit(world: Path, split: str, *changes: tuple[int, dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lavic.check.conversations import Split
 from lavic.check.data import examples, reasons
-from lavic.check.dataset import token_statistics
+from lavic.check.dataset import spread_of, token_statistics
 from lavic.check.findings import Counts, Finding, Status, no_go, ok, plural, share, warning
 
 #: Listed of the bad rows with ``--json``; a file that is all garbage would fill the document.
@@ -102,10 +102,7 @@ def _prompts(found: Split) -> Finding:
     name, facts, remedies = f"{found.part} prompts", [], []
     statistics = token_statistics(found.lengths)
     if statistics:
-        facts.append(
-            f"median {statistics['median']:,.0f} tokens, 95 % up to {statistics['p95']:,}, longest "
-            f"{statistics['longest']:,} ({statistics['longest_name']})"
-        )
+        facts.append(spread_of(statistics, " tokens"))
     facts.append(f"conversations shortened: {found.shortened:,}; too long all the same: {len(found.too_long):,}")
     facts += examples(found.too_long)
     if found.wrong:

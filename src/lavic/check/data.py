@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from lavic.check.dataset import EXAMPLES, DataSet, token_statistics
+from lavic.check.dataset import EXAMPLES, DataSet, spread_of, token_statistics
 from lavic.check.findings import Counts, Finding, Status, no_go, ok, plural, share, warning
 
 
@@ -95,10 +95,7 @@ def _tokens(found: DataSet, max_length: int) -> Finding:
     facts = []
     statistics = token_statistics(found.lengths)
     if statistics:
-        facts.append(
-            f"median {statistics['median']:,.0f}, 95 % up to {statistics['p95']:,}, longest {statistics['longest']:,} "
-            f"({statistics['longest_name']})"
-        )
+        facts.append(spread_of(statistics))
     facts.append(f"over --max_length {max_length:,}: {len(found.too_long):,}")
     facts += examples(sorted(found.too_long, key=lambda pair: -int(pair[1].split()[0])))
     if found.wrong:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,6 +216,14 @@ def sequence_problem(
     if sequence.target_tokens < 1 + eos or sequence.prompt_length <= max(sequence.placeholders, default=-1):
         return f"no token of the {target} carries loss"
     return ""
+
+
+def spread_of(found: Mapping[str, int | float | str], unit: str = "") -> str:
+    """What ``token_statistics`` found, in words; ``unit`` stands behind the median."""
+    return (
+        f"median {found['median']:,.0f}{unit}, 95 % up to {found['p95']:,}, longest "
+        f"{found['longest']:,} ({found['longest_name']})"
+    )
 
 
 def token_statistics(named: list[tuple[int, str]]) -> dict[str, int | float | str]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from lavic.check.findings import Finding, gigabytes, no_go, ok, plural, warning
 from lavic.check.model import ModelFacts
 from lavic.check.output import existing_part, not_writable
-from lavic.embed.config import EmbedSettings
 from lavic.embed.identity import adapter_mark, what_differs
 from lavic.embed.items import check_data, find_pictures, read_items
 from lavic.embed.store import ItemStore, check_store, row_bytes
@@ -24,7 +23,7 @@ from lavic.model.adapters import VISION_PARTS, canonical_key
 from lavic.model.load import BaseModel, public_name
 from lavic.skipped import SkipLog
 from lavic.tune.config import TuneSettings
-from lavic.tune.setup import check_conversations
+from lavic.tune.setup import check_conversations, embed_settings
 
 NAME, MAKER = "item store", "item store and model"
 
@@ -63,15 +62,7 @@ def _planned(settings: TuneSettings, facts: ModelFacts | None, there: ItemStore 
     assert settings.item_store is not None, "the settings see to that"
     # Only the store and the adapter: the files have rows of their own.
     check_conversations(settings.model_copy(update={"prompts": None, "item_meta_path": None, "val_data": None}))
-    embed = EmbedSettings(
-        model=settings.model,
-        adapter=settings.vision_adapter,
-        item_meta_path=settings.item_meta_path,
-        val_data=settings.val_data,
-        train_images_dir=settings.train_images_dir,
-        val_images_dir=settings.val_images_dir,
-        output_dir=settings.item_store,
-    )
+    embed = embed_settings(settings, model=settings.model, device=settings.device, precision=settings.precision)
     check_data(embed)
     pictures = find_pictures(read_items(embed, SkipLog()), embed.images_per_item)
     items = {picture.item_id for picture in pictures.pictures}

@@ -7,7 +7,6 @@ vision tower stays as it is, so its features are computed once. docs/experiments
 from __future__ import annotations
 
 import copy
-import math
 import random
 from collections.abc import Iterator
 
@@ -33,7 +32,7 @@ from lavic.toyshop.picture_training import (
     packed_image_tokens,
     tower_states,
 )
-from lavic.toyshop.text_training import Batch, Report, choice_accuracy, choosing, embeds_loss, pad
+from lavic.toyshop.text_training import Batch, Report, choice_accuracy, choosing, cosine_rate, embeds_loss, pad
 
 #: AdamW's rate of projector and first layer, which read, while they learn it and later; and of all behind them.
 READER_RATE, LATER_READER_RATE, RATE = 2.5e-3, 2e-4, 4e-4
@@ -62,13 +61,13 @@ def features_of(model: LlavaNextForConditionalGeneration, pool: PicturePool, les
 def reader_rate(step: int, reading: int, choosing: int) -> float:
     """Of projector and first layer: constant, half a cosine down to what it is while choosing is learnt."""
     if step > reading:
-        return LATER_READER_RATE * falling(step - reading, choosing)
-    return max(LATER_READER_RATE, READER_RATE * falling(step, reading, hold=0.4))
+        return LATER_READER_RATE * cosine_rate(step - reading, choosing, warmup=0, hold=0.3)
+    return max(LATER_READER_RATE, READER_RATE * cosine_rate(step, reading, warmup=0, hold=0.4))
 
 
-def falling(step: int, steps: int, *, hold: float = 0.3) -> float:
-    """1 until a share of the steps, then half a cosine to 0."""
-    return 0.5 * (1 + math.cos(math.pi * max(0.0, (step / max(1, steps) - hold) / (1 - hold))))
+def rate(step: int, reading: int, choosing: int) -> float:
+    """Of all behind them: constant, and half a cosine to 0 while choosing is learnt."""
+    return RATE * (cosine_rate(step - reading, choosing, warmup=0, hold=0.3) if step > reading else 1.0)
 
 
 class JointTraining:
@@ -121,7 +120,7 @@ class JointTraining:
             losses[name] = 0.96 * losses.get(name, value) + 0.04 * value
             begun = min(1.0, step / _WARMUP)
             optimizer.param_groups[0]["lr"] = begun * reader_rate(step, reading, choosing)
-            optimizer.param_groups[1]["lr"] = begun * RATE * falling(max(0, step - reading), choosing)
+            optimizer.param_groups[1]["lr"] = begun * rate(step, reading, choosing)
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*readers, *others], 1.0)
             optimizer.step()

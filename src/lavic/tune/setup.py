@@ -93,21 +93,26 @@ def open_store(
             console.warn(f"{settings.item_store}/ is not finished: what it lacks is shown without its picture.")
         return there
     console.info(f"The item store in {settings.item_store}/ is {'completed' if there else 'made'}.")
-    make_store(
-        EmbedSettings(
-            model=model,
-            adapter=settings.vision_adapter,
-            item_meta_path=settings.item_meta_path,
-            val_data=settings.val_data,
-            train_images_dir=settings.train_images_dir,
-            val_images_dir=settings.val_images_dir,
-            output_dir=settings.item_store,
-            device=device,
-            precision=precision,
-        ),
-        console,
-    )
+    make_store(embed_settings(settings, model=model, device=device, precision=precision), console)
     return ItemStore(settings.item_store)
+
+
+def embed_settings(
+    settings: ConversationSettings, *, model: str, device: Device, precision: Precision | None
+) -> EmbedSettings:
+    """Those that the item store is made with, where a command makes it itself."""
+    assert settings.item_store is not None, "the settings see to that"
+    return EmbedSettings(
+        model=model,
+        adapter=settings.vision_adapter,
+        item_meta_path=settings.item_meta_path,
+        val_data=settings.val_data,
+        train_images_dir=settings.train_images_dir,
+        val_images_dir=settings.val_images_dir,
+        output_dir=settings.item_store,
+        device=device,
+        precision=precision,
+    )
 
 
 def prepare(settings: ConversationSettings, base: BaseModel, store: ItemStore | None, skipped: SkipLog) -> Choosing:
