@@ -189,9 +189,9 @@ def test_a_sample_that_is_not_as_it_should_be_is_named(builder: SequenceBuilder)
 
 def test_a_prompt_with_several_pictures_is_looked_at_whole(builder: SequenceBuilder) -> None:
     good = RecommendationPrompts(builder, 4000).sequence("a mug", CANDIDATES, "B0001", eos=False)
-    assert sequence_problem(good, builder, pictures=4, eos=False, target="answer") == ""
-    assert sequence_problem(good, builder, pictures=5, eos=False) == "20 placeholders instead of 25"
-    assert sequence_problem(good, builder, pictures=4) == "EOS is not the last token"
+    assert sequence_problem(good, builder, counts=[5] * 4, eos=False, target="answer") == ""
+    assert sequence_problem(good, builder, counts=[5] * 5, eos=False) == "20 placeholders instead of 25"
+    assert sequence_problem(good, builder, counts=[5] * 4) == "EOS is not the last token"
     empty = replace(good, prompt_length=len(good.input_ids))
     wrong = "no token of the answer carries loss"
-    assert sequence_problem(empty, builder, pictures=4, eos=False, target="answer") == wrong
+    assert sequence_problem(empty, builder, counts=[5] * 4, eos=False, target="answer") == wrong

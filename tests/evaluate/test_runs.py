@@ -18,6 +18,7 @@ from tune_world import data_flags, evaluate_flags, make_shop, rows_of, tune_flag
 from lavic.cli.main import run_command_line
 from lavic.evaluate.results import SUMMARY_COLUMNS
 from lavic.files import sha256_file
+from lavic.layout import data_paths
 from lavic.model.load import TINY, load_base
 from lavic.tune.task import ADAPTER_FOLDER
 
@@ -80,6 +81,40 @@ def test_all_systems_answer_the_same_rows(shop: Path, tmp_path: Path, capsys: py
     shown = capsys.readouterr().out
     assert "chance to ceiling" in shown
     assert "lavic_greedy" in shown
+
+
+def test_all_image_tokens_and_several_pictures_are_tuned_on_and_judged(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = data_paths(world / "shop")
+    for picture in sorted(paths["train_images_dir"].glob("*_0.jpg"))[::2]:
+        shutil.copy(picture, picture.with_name(picture.name.replace("_0.jpg", "_1.jpg")))
+    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    words += ["--model", "tiny", "--store_dtype", "fp32", "--num_workers", "0"]
+    assert run_command_line(["embed", "--output_dir", str(world / "all"), "--image_tokens", "all", *words]) == 0
+    assert run_command_line(["embed", "--output_dir", str(world / "two"), "--images_per_item", "2", *words]) == 0
+    full = {"item_store": world / "all", "max_length": 4000, "max_samples": 4, "batch_size": 2}
+    assert run_command_line(tune_flags(world, world / "full", **full)) == 0
+    two = {"item_store": world / "two", "images_per_item": 2}
+    assert run_command_line(tune_flags(world, world / "several", **two)) == 0
+    compared = {
+        "adapter": world / "tuned" / ADAPTER_FOLDER,
+        "full_tokens_adapter": world / "full" / ADAPTER_FOLDER,
+        "full_tokens_store": world / "all",
+        "max_length": 4000,
+    }
+    assert run_command_line(evaluate_flags(world, tmp_path / "out", no_greedy=True, **compared)) == 0
+    systems = results(tmp_path / "out")["systems"]
+    assert list(systems)[:2] == ["lavic", "full_tokens"]
+    assert systems["full_tokens"]["rows"] == 12
+    scored = [(tmp_path / "out" / "answers" / f"{name}.jsonl").read_text() for name in ("lavic", "full_tokens")]
+    assert scored[0].splitlines()[1:] != scored[1].splitlines()[1:]
+    several = {"adapter": world / "several" / ADAPTER_FOLDER, "no_greedy": True, **two}
+    assert run_command_line(evaluate_flags(world, tmp_path / "two", **several)) == 0
+    mixed = evaluate_flags(world, tmp_path / "no", **{**several, "images_per_item": 1})
+    assert "was tuned with --images_per_item 2" in refused(capsys, mixed)
+    wrong = evaluate_flags(world, tmp_path / "no", **{**compared, "full_tokens_store": world / "store"})
+    assert "made with five image tokens, not all" in refused(capsys, wrong)
 
 
 def test_answers_and_summary_are_as_published(shop: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,21 @@ def test_the_shared_prompt_gives_each_candidates_own_score(model, prompts, count
         assert scores.log_probs[0] == pytest.approx(in_full(model, prompts, CONTEXT, candidates, tokens), abs=1e-6)
     lengths = [prompts.sequence(CONTEXT, candidates, each.item_id).target_tokens for each in candidates]
     assert scores.tokens[0] == lengths
+
+
+@pytest.mark.parametrize("counts", [(20, 3, 41), (10, 10, 5), (1, 1, 1)])
+def test_pictures_of_many_tokens_are_scored_as_in_full(model, prompts, counts):
+    """All image tokens of a picture, or those of several, stand where V would."""
+    plain = [Candidate(f"B00000000{number}", f"Velori {number}", number != 1) for number in range(4)]
+    shown = iter(counts)
+    candidates = [replace(each, tokens=next(shown)) if each.has_picture else each for each in plain]
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(sum(counts), 1, model.width, generator=generator, dtype=torch.float64)
+    row = prompts.choices(CONTEXT, candidates)
+    assert len(row.placeholders) == sum(counts)
+    scores = score_choices(model, collate_choices([row], prompts.builder.pad_id), tokens)
+    with torch.no_grad():
+        assert scores.log_probs[0] == pytest.approx(in_full(model, prompts, CONTEXT, candidates, tokens), abs=1e-6)
 
 
 @pytest.mark.parametrize("identity", ["0123456789", "mug-1", "mug-1-red", "mug", "B000000001", "_x", "ü", "한국"])

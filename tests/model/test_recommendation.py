@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lavic.model.contexts import CUT, shorten
@@ -44,6 +46,25 @@ def test_a_candidate_without_a_picture_has_no_placeholder(base):
     text = prompts.prompt("Hello.", CANDIDATES)
     assert "B000000003: Velori Studio 3\n" in text
     assert text.endswith("\nAssistant:")
+
+
+def test_a_picture_may_have_more_tokens_than_views(base):
+    prompts, views = prompts_of(base, 4096), base.family.views
+    plain = prompts.sequence("Hello.", CANDIDATES, "B000000004")
+    counts = iter([1, 7, views, 2 * views, 30, 1, 1, 2, 3])
+    longer = [replace(each, tokens=next(counts)) if each.has_picture else each for each in CANDIDATES]
+    sequence = prompts.sequence("Hello.", longer, "B000000004")
+    assert prompts.visual_tokens_of(longer) == [1, 7, views, 2 * views, 30, 1, 1, 2, 3]
+    places = prompts.builder.placeholder_ids
+    assert {sequence.input_ids[place] for place in sequence.placeholders} == {places[0]}
+    # Without placeholders both are the same text, with the answer at the same place behind it.
+    assert [token for token in sequence.input_ids if token not in places] == [
+        token for token in plain.input_ids if token not in places
+    ]
+    assert sequence.target_tokens == plain.target_tokens
+    assert len(sequence.placeholders) == 45 + 3 * views
+    runs = [sequence.placeholders[at : at + 7] for at in (1,)]
+    assert runs == [tuple(range(runs[0][0], runs[0][0] + 7))]
 
 
 def test_only_the_id_and_its_end_carry_loss(base):

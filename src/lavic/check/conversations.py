@@ -229,8 +229,8 @@ def _judge(
     *,
     eos: bool,
 ) -> None:
-    pictures = sum(candidate.has_picture for candidate in candidates)
-    problem = sequence_problem(sequence, prompts.builder, pictures=pictures, eos=eos, target="answer")
+    counts = prompts.visual_tokens_of(candidates)
+    problem = sequence_problem(sequence, prompts.builder, counts=counts, eos=eos, target="answer")
     if not problem and len(sequence.input_ids) > prompts.max_length:
         problem = f"{len(sequence.input_ids):,} tokens, more than --max_length {prompts.max_length:,}"
     if problem:

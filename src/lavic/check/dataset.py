@@ -197,19 +197,27 @@ def _counted(images: Iterable[ItemImage], found: DataSet, advance: object) -> It
 
 
 def sequence_problem(
-    sequence: Sequence, builder: SequenceBuilder, *, pictures: int = 1, eos: bool = True, target: str = "description"
+    sequence: Sequence,
+    builder: SequenceBuilder,
+    *,
+    counts: Iterable[int] | None = None,
+    eos: bool = True,
+    target: str = "description",
 ) -> str:
     """What is wrong with a sample's tokens, or ""; said anew, not by the code that built them.
 
     Args:
-        pictures: how many the prompt must show.
+        counts: visual tokens of each picture that the prompt must show; None is V, of one.
         eos: whether the end of the target is taught.
         target: what carries loss.
     """
-    ids, wanted = sequence.input_ids, builder.views * pictures
-    if [ids[place] for place in sequence.placeholders] != list(builder.placeholder_ids) * pictures:
-        return f"{len(sequence.placeholders)} placeholders instead of {wanted}"
-    if sum(token in builder.placeholder_ids for token in ids) != wanted:
+    ids, own = sequence.input_ids, builder.placeholder_ids
+    wanted: list[int] = []
+    for count in (builder.views,) if counts is None else counts:
+        wanted += own if count == builder.views else own[:1] * count
+    if [ids[place] for place in sequence.placeholders] != wanted:
+        return f"{len(sequence.placeholders)} placeholders instead of {len(wanted)}"
+    if sum(token in own for token in ids) != len(wanted):
         return "placeholders stand in the text"
     if eos and ids[-1] != builder.eos_id:
         return "EOS is not the last token"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +30,32 @@ NAME, MAKER = "item store", "item store and model"
 
 
 class PlannedStore(ItemStore):
-    """Stands in for a store that the run will make: which items it will hold is known, what it will hold is not."""
+    """Stands in for a store that the run will make: which pictures it will hold is known, their tokens are not.
 
-    def __init__(self, items: Iterable[str]) -> None:
-        self._items = frozenset(items)
+    Args:
+        items: ID -> how many pictures it has.
+        views: V.
+    """
+
+    def __init__(self, items: Mapping[str, int], views: int) -> None:
+        self._items = items
+        self.views = views
 
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._items
+
+    @property
+    def all_image_tokens(self) -> bool:
+        """A store that tuning makes holds five."""
+        return False
+
+    def images_of(self, item_id: str) -> int:
+        """As ``ItemStore``."""
+        return self._items[item_id]
+
+    def tokens_of(self, item_id: str, image: int = 0) -> int:
+        """As ``ItemStore``."""
+        return self.views
 
 
 def open_or_plan(settings: TuneSettings, facts: ModelFacts | None) -> tuple[Finding, ItemStore]:
@@ -49,7 +69,8 @@ def open_or_plan(settings: TuneSettings, facts: ModelFacts | None) -> tuple[Find
     there = ItemStore(path) if path.exists() else None
     if there is None or (there.unfinished and settings.vision_adapter is not None):
         return _planned(settings, facts, there)
-    tokens = f"{there.views} x {there.dim} numbers each, {there.about['dtype']}"
+    number = "all image tokens of" if there.all_image_tokens else f"{there.views} x"
+    tokens = f"{number} {there.dim} numbers each, {there.about['dtype']}"
     found = f"{path}: {plural(len(there), 'item')} with visual tokens, {tokens}"
     if there.unfinished:
         remedy = "Run the same lavic embed again; what it lacks is shown without its picture."
@@ -65,7 +86,9 @@ def _planned(settings: TuneSettings, facts: ModelFacts | None, there: ItemStore 
     embed = embed_settings(settings, model=settings.model, device=settings.device, precision=settings.precision)
     check_data(embed)
     pictures = find_pictures(read_items(embed, SkipLog()), embed.images_per_item)
-    items = {picture.item_id for picture in pictures.pictures}
+    items = Counter(picture.item_id for picture in pictures.pictures)
+    known = {} if there is None else {item_id: there.images_of(item_id) for item_id in there}
+    planned = PlannedStore(known | items, 0 if facts is None else facts.base.family.views)
     doing = "made" if there is None else f"completed: {plural(len(there), 'item')} of it are there"
     found = [
         f"{settings.item_store}: will be {doing}, before training begins",
@@ -74,17 +97,17 @@ def _planned(settings: TuneSettings, facts: ModelFacts | None, there: ItemStore 
     blocked = not_writable(settings.item_store)
     if blocked or not items:
         remedy = "Choose another --item_store." if blocked else "Give --train_images_dir and --val_images_dir."
-        return no_go(NAME, *found, *([blocked] if blocked else []), remedy=remedy), PlannedStore(items)
+        return no_go(NAME, *found, *([blocked] if blocked else []), remedy=remedy), planned
     remedy = "Make it beforehand with lavic embed, so that all of it can be looked at."
     if facts is not None:
         text = facts.base.model.config.text_config
         row = {"views": facts.base.family.views, "dim": text.hidden_size, "dtype": embed.store_dtype}
         place = existing_part(settings.item_store)
-        free, need = shutil.disk_usage(place).free, len(items) * row_bytes(row)
+        free, need = shutil.disk_usage(place).free, len(pictures.pictures) * row_bytes(row)
         found.append(f"{gigabytes(free)} free at {place}; it takes {gigabytes(need)}")
         if need > free:
-            return no_go(NAME, *found, remedy="Free some space, or choose another --item_store."), PlannedStore(items)
-    return warning(NAME, *found, remedy=remedy), PlannedStore(items.union(there or ()))
+            return no_go(NAME, *found, remedy="Free some space, or choose another --item_store."), planned
+    return warning(NAME, *found, remedy=remedy), planned
 
 
 def compare(store: ItemStore, settings: TuneSettings, facts: ModelFacts | None) -> Finding:
@@ -96,6 +119,8 @@ def compare(store: ItemStore, settings: TuneSettings, facts: ModelFacts | None) 
     """
     made_with = store.about["adapter"]
     maker = "without an adapter: its visual tokens are undistilled"
+    if store.all_image_tokens:
+        maker = "as published, with all image tokens"
     if made_with is not None:
         maker = f"with the adapter {made_with['name']} ({made_with['fingerprint']})"
     found = [f"made by {store.about['model']['name']} {maker}"]

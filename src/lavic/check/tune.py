@@ -116,7 +116,7 @@ def _split(report: TuneReport, split: str, prompts: RecommendationPrompts | None
     settings, titles, pictured = report.settings, report.titles, report.store is not None
 
     def look() -> list[Finding]:
-        catalogue = Catalogue(titles or {}, report.store, SkipLog())
+        catalogue = Catalogue(titles or {}, report.store, SkipLog(), settings.images_per_item)
         found = look_at_split(split, settings, catalogue, prompts, report.console)
         report.splits[split] = found
         report.counts[split] = counts_of_split(found, titles, pictured=pictured)

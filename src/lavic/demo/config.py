@@ -19,6 +19,9 @@ class DemoSettings(Settings):
     undistilled: bool = setting(
         False, "With --tune_steps: a third recommender, tuned on the five tokens of the bare model. --full has it too."
     )
+    full_tokens: bool = setting(
+        False, "With --tune_steps: one more, tuned on all image tokens; its prompts are five times as long."
+    )
     seed: int = setting(0, "Another seed draws another world.", ge=0, lt=2**32)
     full: bool = setting(False, "More items and steps: slower, and nearer to what can be reached.")
     workers: int = setting(2, "Processes that draw and decode pictures.", ge=0, le=256)

@@ -15,7 +15,7 @@ from lavic.embed.run import make_store
 from lavic.evaluate.config import EvaluateSettings
 from lavic.evaluate.run import RESULTS_FILE
 from lavic.evaluate.run import run as run_evaluate
-from lavic.evaluate.systems import LAVIC, TEXT_ONLY, UNDISTILLED
+from lavic.evaluate.systems import FULL_TOKENS, LAVIC, TEXT_ONLY, UNDISTILLED
 from lavic.files import read_json
 from lavic.layout import data_paths
 from lavic.model.load import TINY
@@ -25,7 +25,20 @@ from lavic.tune.task import ADAPTER_FOLDER
 
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
-OUTPUTS = ("item_store", "undistilled_store", "tuned", "tuned_text_only", "tuned_undistilled", "evaluated")
+#: Folders of a recommender and of the item store that it sees, by the system's name.
+FOLDERS: dict[str, tuple[str, str | None]] = {
+    LAVIC: ("tuned", "item_store"),
+    TEXT_ONLY: ("tuned_text_only", None),
+    UNDISTILLED: ("tuned_undistilled", "undistilled_store"),
+    FULL_TOKENS: ("tuned_full_tokens", "full_tokens_store"),
+}
+OUTPUTS = (*(name for pair in FOLDERS.values() for name in pair if name is not None), "evaluated")
+_TUNED = {
+    LAVIC: "with five tokens a picture",
+    TEXT_ONLY: "without pictures",
+    UNDISTILLED: "with the five tokens of the bare model",
+    FULL_TOKENS: "with all image tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +47,11 @@ class Stage2:
 
     Attributes:
         steps: optimizer steps of each recommender.
-        undistilled: whether one is tuned on the tokens of the bare model too.
+        systems: those that are tuned, of ``FOLDERS``.
     """
 
     steps: int
-    undistilled: bool
+    systems: tuple[str, ...]
     seed: int
     workers: int
 
@@ -51,15 +64,12 @@ class Stage2:
 def recommend(folder: Path, stage: Stage2, console: Console) -> dict[str, Any]:
     """Embed, tune and evaluate as a user would; what ``summary.json`` says of it."""
     started = time.monotonic()
-    console.info("Embedding: every product's five visual tokens, once")
-    _embed(folder, "item_store", folder / "distilled" / VISION_ADAPTER, stage, console)
-    if stage.undistilled:
-        _embed(folder, "undistilled_store", None, stage, console)
     seconds = {}
-    for name in ("tuned", "tuned_text_only", *(["tuned_undistilled"] if stage.undistilled else [])):
+    for system in stage.systems:
+        _embed(folder, system, stage, console)
         begun = time.monotonic()
-        _tune(folder, name, stage, console)
-        seconds[name] = round(time.monotonic() - begun, 1)
+        _tune(folder, system, stage, console)
+        seconds[FOLDERS[system][0]] = round(time.monotonic() - begun, 1)
     _evaluate(folder, stage, console)
     found = summary_of(read_json(folder / "evaluated" / RESULTS_FILE))
     return {**found, "tune_seconds": seconds, "recommend_seconds": round(time.monotonic() - started, 1)}
@@ -70,16 +80,20 @@ def _shared(folder: Path) -> dict[str, Any]:
     return {"item_meta_path": paths["train_data"], "val_data": paths["val_data"]}
 
 
-def _embed(folder: Path, name: str, adapter: Path | None, stage: Stage2, console: Console) -> None:
-    paths = data_paths(folder / "toyshop")
+def _embed(folder: Path, system: str, stage: Stage2, console: Console) -> None:
+    store, paths = FOLDERS[system][1], data_paths(folder / "toyshop")
+    if store is None:
+        return
+    console.info("Embedding: every product's visual tokens, once")
     make_store(
         EmbedSettings(
             model=TINY,
-            adapter=adapter,
+            adapter=folder / "distilled" / VISION_ADAPTER if system == LAVIC else None,
+            image_tokens="all" if system == FULL_TOKENS else "five",
             **_shared(folder),
             train_images_dir=paths["train_images_dir"],
             val_images_dir=paths["val_images_dir"],
-            output_dir=folder / name,
+            output_dir=folder / store,
             batch_size=64,
             num_workers=stage.workers,
         ),
@@ -87,18 +101,17 @@ def _embed(folder: Path, name: str, adapter: Path | None, stage: Stage2, console
     )
 
 
-def _tune(folder: Path, name: str, stage: Stage2, console: Console) -> None:
+def _tune(folder: Path, system: str, stage: Stage2, console: Console) -> None:
     """One recommender; all of them with the same conversations, steps and seed."""
-    text_only = name == "tuned_text_only"
-    kind = {"tuned": "with five tokens a picture", "tuned_text_only": "without pictures"}
-    console.info(f"Tuning {kind.get(name, 'with the five tokens of the bare model')}")
+    name, store = FOLDERS[system]
+    console.info(f"Tuning {_TUNED[system]}")
     run_tune(
         TuneSettings(
             model=TINY,
             **_shared(folder),
             conversations=folder / "toyshop",
-            item_store=None if text_only else folder / _store_of(name),
-            text_only=text_only,
+            item_store=None if store is None else folder / store,
+            text_only=store is None,
             output_dir=folder / name,
             log_dir=folder / "logs",
             batch_size=BATCH_SIZE,
@@ -112,26 +125,19 @@ def _tune(folder: Path, name: str, stage: Stage2, console: Console) -> None:
     )
 
 
-def _store_of(name: str) -> str:
-    return "undistilled_store" if name == "tuned_undistilled" else "item_store"
-
-
 def _evaluate(folder: Path, stage: Stage2, console: Console) -> None:
-    undistilled: dict[str, Any] = {}
-    if stage.undistilled:
-        undistilled = {
-            "undistilled_adapter": folder / "tuned_undistilled" / ADAPTER_FOLDER,
-            "undistilled_store": folder / "undistilled_store",
-        }
+    compared: dict[str, Any] = {}
+    for system in stage.systems:
+        name, store = FOLDERS[system]
+        compared["adapter" if system == LAVIC else f"{system}_adapter"] = folder / name / ADAPTER_FOLDER
+        if store is not None:
+            compared["item_store" if system == LAVIC else f"{system}_store"] = folder / store
     run_evaluate(
         EvaluateSettings(
             model=TINY,
             **_shared(folder),
             conversations=folder / "toyshop",
-            item_store=folder / "item_store",
-            adapter=folder / "tuned" / ADAPTER_FOLDER,
-            text_only_adapter=folder / "tuned_text_only" / ADAPTER_FOLDER,
-            **undistilled,
+            **compared,
             output_dir=folder / "evaluated",
             seed=stage.seed,
         ),
@@ -146,8 +152,7 @@ def summary_of(results: Mapping[str, Any]) -> dict[str, Any]:
     def hit(name: str) -> Any:
         return systems[name]["values"]["hr@1"] if name in systems else None
 
-    named = {"text_only": TEXT_ONLY, "undistilled": UNDISTILLED, "lavic": LAVIC, "full_tokens": "full_tokens"}
-    found = {key: hit(name) for key, name in named.items()}
+    found = {system: hit(system) for system in (TEXT_ONLY, UNDISTILLED, LAVIC, FULL_TOKENS)}
     return {
         "hr@1": {"chance": systems[LAVIC]["chance"], **{key: each and each["value"] for key, each in found.items()}},
         "hr@1_interval": {key: each and [each["low"], each["high"]] for key, each in found.items()},

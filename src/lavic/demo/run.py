@@ -17,11 +17,12 @@ from lavic.console import Console, Outcome
 from lavic.data.derange import write_deranged
 from lavic.demo.config import DemoSettings
 from lavic.demo.measure import HEADER, ROWS, HeldOut, Measured, table_cells
-from lavic.demo.recommend import OUTPUTS, Stage2, recommend
+from lavic.demo.recommend import FOLDERS, OUTPUTS, Stage2, recommend
 from lavic.demo.report import write_report
 from lavic.distill.config import DistillSettings
 from lavic.distill.run import run as run_distill
 from lavic.distill.task import ADAPTER_FOLDER
+from lavic.evaluate.systems import FULL_TOKENS, UNDISTILLED
 from lavic.files import prepare_output, write_json
 from lavic.layout import BLIND_METADATA, TRAIN_METADATA, VALID_IMAGES, data_paths
 from lavic.model.adapters import load_vision_adapter
@@ -59,7 +60,7 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
     folder = settings.output_dir
     items, steps = (FULL_ITEMS, FULL_STEPS) if settings.full else (settings.items, settings.steps)
     plan = Plan(items, steps, tuple(plan_catalogue(items, settings.seed)[1]))
-    stage = Stage2(settings.tune_steps, settings.full or settings.undistilled, settings.seed, settings.workers)
+    stage = Stage2(settings.tune_steps, _systems(settings), settings.seed, settings.workers)
     prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
     _draw(folder, plan, settings, stage, console)
     toyshop = folder / "toyshop"
@@ -74,6 +75,12 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
     write_json(folder / "summary.json", summary)
     _print(rows, summary, console)
     return Outcome(summary=summary, printed=True, next_step=f"Open {folder}/report.html to see the pictures.")
+
+
+def _systems(settings: DemoSettings) -> tuple[str, ...]:
+    """The recommenders that are tuned."""
+    wanted = {UNDISTILLED: settings.full or settings.undistilled, FULL_TOKENS: settings.full_tokens}
+    return tuple(system for system in FOLDERS if wanted.get(system, True))
 
 
 # -- steps ---------------------------------------------------------------------------------------------------

@@ -49,6 +49,12 @@ class EmbedSettings(Settings):
     val_images_dir: Path = setting(
         Path("data/valid_images"), "Folder with the pictures of the items of --val_data.", panel=DATA
     )
+    image_tokens: Literal["five", "all"] = setting(
+        "five",
+        "five are a [CLS] a view, which stage 1 trains; all are those of the checkpoint as published (up to 2,885, of "
+        "the 7B 24 MB a picture), for comparison.",
+        panel=DATA,
+    )
     images_per_item: int = setting(
         1, "Take up to this many pictures of an item: ID_0.jpg, ID_1.jpg and so on.", panel=DATA, ge=1, le=1000
     )
@@ -86,5 +92,11 @@ class EmbedSettings(Settings):
                 "both are none, so there are no items",
                 where="--item_meta_path and --val_data",
                 remedy="Give at least one of them.",
+            )
+        if self.image_tokens == "all" and self.adapter is not None:
+            raise ConfigError(
+                "a stage-1 adapter is trained for five tokens",
+                where="--adapter with --image_tokens all",
+                remedy="Leave it out: all image tokens are the bare model's.",
             )
         return self

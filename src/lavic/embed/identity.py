@@ -16,6 +16,11 @@ from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint, read_l
 from lavic.model.load import BaseModel
 from lavic.model.marks import sampled_values
 
+#: ``image_tokens`` of a store: a [CLS] a view (five for LLaVA-NeXT), or all image tokens as the teacher has them.
+FIVE, ALL = "five", "all"
+#: What makes visual tokens what they are, of what ``store.json`` says, beside model and adapter.
+VIEW_FACTS = ("image_tokens", "views", "dim", "view_size", "pixel_mean", "pixel_std", "grids")
+
 
 def vision_mark(model: nn.Module) -> str:
     """One value for the weights that visual tokens are made with: names, shapes, some values of each.
@@ -50,15 +55,23 @@ def adapter_mark(folder: Path | None) -> dict[str, str] | None:
         raise AdapterError(f"{WEIGHTS_FILE} cannot be read ({error.strerror})", where=str(folder)) from None
 
 
-def model_marks(base: BaseModel) -> dict[str, Any]:
-    """What a model says about the tokens that it makes; ``base`` without an adapter merged into it."""
+def model_marks(base: BaseModel, image_tokens: str = FIVE) -> dict[str, Any]:
+    """What a model says about the tokens that it makes; ``base`` without an adapter merged into it.
+
+    Args:
+        image_tokens: ``FIVE`` are a [CLS] a view, V in a row of the store; ``ALL`` are those of the checkpoint's own
+            views, one in a row.
+    """
+    grids = {"grids": getattr(base.model.config, "image_grid_pinpoints", None)} if image_tokens == ALL else {}
     return {
         "model": {"name": base.name, "mark": vision_mark(base.model)},
-        "views": base.family.views,
+        "image_tokens": image_tokens,
+        "views": 1 if image_tokens == ALL else base.family.views,
         "dim": int(base.model.config.text_config.hidden_size),
         "view_size": base.view_size,
         "pixel_mean": list(base.pixel_mean),
         "pixel_std": list(base.pixel_std),
+        **grids,
     }
 
 
@@ -76,7 +89,9 @@ def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         clauses.append(f"other weights of the model {was}" if was == now else f"another model ({was}, not {now})")
     if "adapter" in wanted and _fingerprint(known) != _fingerprint(wanted):
         clauses.append(f"another stage-1 adapter ({_fingerprint(known)}, not {_fingerprint(wanted)})")
-    if _views(known, wanted) != _views(wanted, wanted):
+    if "image_tokens" in wanted and known["image_tokens"] != wanted["image_tokens"]:
+        clauses.append(f"{known['image_tokens']} image tokens, not {wanted['image_tokens']}")
+    elif _views(known, wanted) != _views(wanted, wanted):
         was, now = (f"{each['views']} of {each['view_size']} pixels" for each in (known, wanted))
         clauses.append(f"other views ({was}, not {now})" if was != now else "pictures normalised in another way")
     for name, flag in (("dtype", "--store_dtype"), ("precision", "--precision")):
@@ -91,4 +106,4 @@ def _fingerprint(about: Mapping[str, Any]) -> str:
 
 
 def _views(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Any]:
-    return [about[name] for name in ("views", "dim", "view_size", "pixel_mean", "pixel_std") if name in wanted]
+    return [about.get(name) for name in VIEW_FACTS if name in wanted]

@@ -3,7 +3,8 @@
 =======================================================  ======================================================
 line                                                     says
 =======================================================  ======================================================
-``{"item", "image", "row", "bytes", "mark"}``            picture ``image`` of an item has its tokens in ``row``
+``{"item", "image", "row", "bytes", "mark"}``            picture ``image`` of an item has its tokens in ``row``;
+                                                         with ``"rows"`` in so many from there on
 ``{"item", "image", "missing"}``                         that picture cannot be used, and why; of an item with
                                                          no picture at all, the first one
 ``{"run": "begun", "batch_size", "threads", "device"}``  a run began to add rows, with batches of that size
@@ -34,6 +35,7 @@ class Stored(NamedTuple):
     row: int
     size: int
     mark: str
+    rows: int = 1
 
 
 @dataclass
@@ -65,11 +67,11 @@ class Ledger:
             KeyError, TypeError, ValueError: it is none of the ledger's.
         """
         if "row" in line:
-            item_id, number, row = line["item"], line["image"], line["row"]
-            if row != self.rows or not isinstance(item_id, str) or not isinstance(number, int):
+            item_id, number, row, rows = line["item"], line["image"], line["row"], line.get("rows", 1)
+            if row != self.rows or rows < 1 or not isinstance(item_id, str) or not isinstance(number, int):
                 raise ValueError(row)
-            self.pictures[item_id, number] = Stored(row, line["bytes"], line["mark"])
-            self.rows += 1
+            self.pictures[item_id, number] = Stored(row, line["bytes"], line["mark"], rows)
+            self.rows += rows
             if self.bad:
                 self.bad.pop((item_id, number), None)
         elif "missing" in line:

@@ -1,21 +1,28 @@
-"""Pictures as the vision tower takes them, cut in worker processes; and what tells a picture from another."""
+"""Pictures as the vision tower takes them, made in worker processes; and what tells a picture from another."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import BaseImageProcessor
 
 from lavic.embed.items import Picture
 from lavic.errors import ImageError
 from lavic.images import decode_image, picture_bytes
+from lavic.model.full_tokens import PixelInputs, pixel_inputs
 from lavic.model.views import cut_views
 
 _MARK_BYTES = 8
+
+Made = TypeVar("Made")
 
 
 def bytes_mark(data: bytes) -> str:
@@ -81,13 +88,59 @@ class PictureBatches(Dataset[PictureBatch]):
         return PictureBatch(cuts, views if usable else torch.empty(0, dtype=torch.uint8))
 
     def _cut(self, index: int, views: Tensor) -> Cut:
-        slot = index % self.batch_size
-        try:
-            data = picture_bytes(self.pictures[index].path)
-            cut = cut_views(decode_image(data), self.shape[-1], self.shape[0])
-        except ImageError as error:
-            return Cut(index, slot, problem=error.problem)
-        except Exception as error:  # one picture never ends a run, whatever a decoder raises
-            return Cut(index, slot, problem=f"cannot be decoded ({type(error).__name__})")
-        views[slot] = torch.from_numpy(cut)
-        return Cut(index, slot, len(data), bytes_mark(data))
+        slot, views_of_one, size = index % self.batch_size, self.shape[0], self.shape[-1]
+        cut, made = _read(self.pictures[index], index, slot, lambda image: cut_views(image, size, views_of_one))
+        if made is not None:
+            views[slot] = torch.from_numpy(made)
+        return cut
+
+
+def _read(picture: Picture, index: int, slot: int, make: Callable[[Image.Image], Made]) -> tuple[Cut, Made | None]:
+    """What is made of a picture, or why it cannot be used."""
+    try:
+        data = picture_bytes(picture.path)
+        made = make(decode_image(data))
+    except ImageError as error:
+        return Cut(index, slot, problem=error.problem), None
+    except Exception as error:  # one picture never ends a run, whatever a decoder raises
+        return Cut(index, slot, problem=f"cannot be decoded ({type(error).__name__})"), None
+    return Cut(index, slot, len(data), bytes_mark(data)), made
+
+
+@dataclass(frozen=True)
+class ProcessedBatch:
+    """Pictures as the checkpoint's own image processor cuts them, each by itself: their shapes differ.
+
+    Attributes:
+        cuts: of the pictures that were wanted; a slot is a place in ``pixels``.
+        pixels: of those that can be used.
+    """
+
+    cuts: tuple[Cut, ...]
+    pixels: tuple[PixelInputs, ...]
+
+    def pin_memory(self) -> ProcessedBatch:
+        """The same in page-locked memory."""
+        return replace(self, pixels=tuple(each.pin_memory() for each in self.pixels))
+
+
+class ProcessedBatches(Dataset[ProcessedBatch]):
+    """Makes a batch from indices of pictures; runs in worker processes."""
+
+    def __init__(self, pictures: Rows[Picture], processor: BaseImageProcessor) -> None:
+        self.pictures = pictures
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, indices: list[int]) -> ProcessedBatch:
+        cuts: list[Cut] = []
+        pixels: list[PixelInputs] = []
+        for index in indices:
+            cut, made = _read(
+                self.pictures[index], index, len(pixels), lambda image: pixel_inputs(self.processor, [image])
+            )
+            cuts.append(cut)
+            pixels += [] if made is None else [made]
+        return ProcessedBatch(tuple(cuts), tuple(pixels))

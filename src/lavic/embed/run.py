@@ -10,13 +10,14 @@ from typing import Any
 
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome
-from lavic.embed.compute import Tally, Tower, embed
+from lavic.embed.compute import Tally, embed
 from lavic.embed.config import EmbedSettings
-from lavic.embed.identity import adapter_mark, library_versions, model_marks, what_differs
+from lavic.embed.identity import ALL, adapter_mark, library_versions, model_marks, what_differs
 from lavic.embed.items import ABSENT, Found, ListedItem, check_data, find_pictures, read_items
 from lavic.embed.ledger import LEDGER_FILE, Ledger, read_ledger
 from lavic.embed.pending import Work, find_work
 from lavic.embed.store import FORMAT, KIND, STORE_FILE, TOKENS_FILE, read_about
+from lavic.embed.towers import FiveTokenTower, FullTokenTower
 from lavic.embed.writer import StoreWriter
 from lavic.errors import NothingLeftError, OutputError, TrainingError
 from lavic.files import FolderLock, prepare_output
@@ -51,7 +52,12 @@ def run(settings: EmbedSettings, console: Console) -> Outcome:
     check_source(settings.model)
     check_data(settings)
     # What is known before the model is loaded.
-    maker = {"adapter": adapter_mark(settings.adapter), "dtype": settings.store_dtype, "precision": precision}
+    maker = {
+        "adapter": adapter_mark(settings.adapter),
+        "image_tokens": settings.image_tokens,
+        "dtype": settings.store_dtype,
+        "precision": precision,
+    }
     with _machine_failures(), FolderLock(settings.output_dir):
         known = _stored(settings)
         _refuse_other(settings, known, maker)
@@ -163,16 +169,17 @@ def _find_work(settings: EmbedSettings, console: Console, found: Found, ledger: 
 
 def _load(
     settings: EmbedSettings, console: Console, known: dict[str, Any] | None, maker: Mapping[str, Any]
-) -> tuple[dict[str, Any], Tower]:
+) -> tuple[dict[str, Any], FiveTokenTower | FullTokenTower]:
     """The model, and what goes into ``store.json``; an old store is thrown away here, once nothing can be refused."""
     device = choose_device(settings.device)
     console.info(f"Loading {settings.model} ...")
     base = load_base(settings.model, dtype=weights_dtype(maker["precision"]), device="cpu")
-    maker = {**maker, **model_marks(base)}
+    maker = {**maker, **model_marks(base, settings.image_tokens)}
     _refuse_other(settings, known, maker)
-    if settings.adapter is None:
+    full = settings.image_tokens == ALL
+    if settings.adapter is None and not full:
         console.warn("No --adapter is given: these are the tokens of the bare model, nothing was distilled into them.")
-    tower = Tower(settings, base, device)
+    tower = FullTokenTower(base, device) if full else FiveTokenTower(base, settings.adapter, device)
     if settings.overwrite:
         prepare_output(settings.output_dir, resume=False, overwrite=True, known=KNOWN_OUTPUTS)
     about = {"kind": KIND, "format": FORMAT, **maker, "versions": library_versions()}

@@ -1,4 +1,4 @@
-"""The item store: visual tokens on disk, one row a picture, mapped and not loaded.
+"""The item store: visual tokens on disk, mapped and not loaded: a row a picture, or (all image tokens) a row a token.
 
 A folder holds ``tokens.safetensors`` (one tensor ``tokens`` [rows, V, D], which any program with safetensors reads),
 ``ledger.jsonl`` (which row belongs to which picture) and ``store.json`` (what made them). The ledger decides what is
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavic.embed.identity import adapter_mark, model_marks, what_differs
+from lavic.embed.identity import ALL, FIVE, adapter_mark, model_marks, what_differs
 from lavic.embed.ledger import Ledger, read_ledger
 from lavic.errors import InputError
 from lavic.files import read_json
@@ -39,7 +39,7 @@ _DAMAGED = "Copy the store again, or make it anew with lavic embed --overwrite."
 
 
 def row_bytes(about: Mapping[str, Any]) -> int:
-    """What one picture takes in the tokens' file."""
+    """What one row takes in the tokens' file."""
     return int(about["views"]) * int(about["dim"]) * _RAW[about["dtype"]].itemsize
 
 
@@ -77,6 +77,7 @@ def read_about(folder: Path) -> dict[str, Any]:
             where=str(folder),
             remedy="Read it with the lavic that wrote it, or make it anew with lavic embed --overwrite.",
         )
+    about.setdefault("image_tokens", FIVE)
     try:
         _check_about(about)
     except (KeyError, TypeError, ValueError) as error:
@@ -99,7 +100,7 @@ class ItemStore:
     A store that is being added to can be read at the same time; what came after it was opened is not seen.
 
     Attributes:
-        views: V.
+        views: V, visual tokens of a row: 1 where all image tokens are stored.
         dim: D.
         dtype: of the tokens.
         about: what ``store.json`` says.
@@ -117,6 +118,7 @@ class ItemStore:
         ledger = read_ledger(self.folder)
         self.unfinished = ledger.run is not None or ledger.length == 0
         self._rows = _rows_of_items(ledger)
+        self._lengths = {each.row: each.rows for each in ledger.pictures.values() if each.rows > 1}
         # Of an item's pictures, the first one's reason.
         bad = {item_id: reason for (item_id, _), reason in reversed(ledger.bad.items())}
         self._missing = {item_id: bad[item_id] for item_id, _ in ledger.bad if item_id not in self._rows}
@@ -158,6 +160,15 @@ class ItemStore:
         return len(self._rows[item_id])
 
     @property
+    def all_image_tokens(self) -> bool:
+        """Whether pictures have all image tokens of the checkpoint's own views, and not one a view."""
+        return bool(self.about["image_tokens"] == ALL)
+
+    def tokens_of(self, item_id: str, image: int = 0) -> int:
+        """How many visual tokens a picture has; KeyError as ``tokens``."""
+        return self.views * self._lengths.get(self._row(item_id, image), 1)
+
+    @property
     def missing(self) -> Mapping[str, str]:
         """Item ID -> why it has no tokens, of the items that were asked for."""
         return MappingProxyType(self._missing)
@@ -174,12 +185,15 @@ class ItemStore:
             image: which of each item's stored pictures, counted from 0 in the order of their numbers.
 
         Returns:
-            [n, V, D] in the store's dtype.
+            [n, V, D] in the store's dtype; n are the items, or all their image tokens behind each other, V being 1.
 
         Raises:
             KeyError: an item has no tokens, or fewer pictures than that.
         """
         rows = np.fromiter((self._row(item_id, image) for item_id in item_ids), np.intp, len(item_ids))
+        if self._lengths:
+            runs = [np.arange(row, row + self._lengths.get(row, 1)) for row in rows.tolist()]
+            rows = np.concatenate([rows[:0], *runs])
         return torch.from_numpy(self._data[rows]).view(self.dtype)
 
     def _row(self, item_id: str, image: int) -> int:
@@ -216,7 +230,7 @@ def check_store(store: ItemStore, base: BaseModel, adapter: Path | None, *, wher
         InputError: made by another model, adapter or views.
         AdapterError: the folder holds no adapter.
     """
-    wanted = model_marks(base)
+    wanted = model_marks(base, store.about["image_tokens"])
     if adapter is not None:
         wanted["adapter"] = adapter_mark(adapter)
     different = what_differs(store.about, wanted)
@@ -224,6 +238,8 @@ def check_store(store: ItemStore, base: BaseModel, adapter: Path | None, *, wher
         return
     flags = {"model": TINY if base.name == TINY else base.source, "adapter": adapter, "output_dir": store.folder}
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
+    if store.all_image_tokens:
+        given += f" --image_tokens {ALL}"
     raise InputError(
         f"the store was made with {different}",
         where=where,

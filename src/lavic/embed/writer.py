@@ -24,12 +24,17 @@ from lavic.files import json_line, output_error, write_json
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture whose tokens are to be stored; size and mark are of the bytes that they were made of."""
+    """A picture whose tokens are to be stored; size and mark are of the bytes that they were made of.
+
+    Attributes:
+        rows: how many its tokens take.
+    """
 
     item_id: str
     number: int
     size: int
     mark: str
+    rows: int = 1
 
 
 class StoreWriter:
@@ -82,23 +87,25 @@ class StoreWriter:
         """Store the tokens of some pictures; when this returns they stay, whatever happens.
 
         Args:
-            tokens: [n, V, D], any float type and device.
+            tokens: [n, V, D], any float type and device; n is the sum of the entries' rows.
 
         Raises:
             OutputError: they cannot be written; nothing of them counts then.
         """
-        assert tuple(tokens.shape) == (len(entries), self.about["views"], self.about["dim"]), tokens.shape
+        rows = sum(entry.rows for entry in entries)
+        assert tuple(tokens.shape) == (rows, self.about["views"], self.about["dim"]), tokens.shape
         data = tokens.detach().to("cpu", self.dtype).contiguous()
         with _writing(self.folder / TOKENS_FILE):
             _write(self._tokens, self._end, data.view(torch.uint8).numpy().data)
             _sync(self._tokens)
-        first = self.ledger.rows
-        self._add_lines(
-            [
-                {"item": entry.item_id, "image": entry.number, "row": row, "bytes": entry.size, "mark": entry.mark}
-                for row, entry in enumerate(entries, first)
-            ]
-        )
+        lines, row = [], self.ledger.rows
+        for entry in entries:
+            place = {"row": row} if entry.rows == 1 else {"row": row, "rows": entry.rows}
+            lines.append(
+                {"item": entry.item_id, "image": entry.number, **place, "bytes": entry.size, "mark": entry.mark}
+            )
+            row += entry.rows
+        self._add_lines(lines)
 
     def finish(self, bad: Mapping[tuple[str, int], str]) -> None:
         """Note which pictures cannot be used, and why, in their order; and that the run has come to its end."""

@@ -39,6 +39,12 @@ class EvaluateSettings(ConversationSettings):
         None, "An adapter tuned on the visual tokens of --undistilled_store.", panel=COMPARED
     )
     undistilled_store: Path | None = setting(None, "An item store made without a stage-1 adapter.", panel=COMPARED)
+    full_tokens_adapter: Path | None = setting(
+        None, "An adapter tuned on all image tokens, those of --full_tokens_store.", panel=COMPARED
+    )
+    full_tokens_store: Path | None = setting(
+        None, "An item store made with --image_tokens all; its prompts are long: see --max_length.", panel=COMPARED
+    )
     zero_shot: bool = setting(True, "Judge the bare model on the text alone too.", panel=COMPARED)
     greedy: bool = setting(
         True,
@@ -70,9 +76,10 @@ class EvaluateSettings(ConversationSettings):
 
     @model_validator(mode="after")
     def _check_systems(self) -> Self:
-        if (self.undistilled_adapter is None) != (self.undistilled_store is None):
-            missing = "undistilled_adapter" if self.undistilled_adapter is None else "undistilled_store"
-            raise ConfigError("the two belong together", where=f"--{missing}", remedy="Give both or none.")
+        for pair in (("undistilled_adapter", "undistilled_store"), ("full_tokens_adapter", "full_tokens_store")):
+            missing = [name for name in pair if getattr(self, name) is None]
+            if len(missing) == 1:
+                raise ConfigError("the two belong together", where=f"--{missing[0]}", remedy="Give both or none.")
         if self.text_only and self.adapter is not None:
             raise ConfigError(
                 "no picture is shown, so an adapter without pictures is --text_only_adapter",

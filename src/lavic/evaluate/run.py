@@ -122,7 +122,8 @@ def _baselines(settings: EvaluateSettings) -> dict[str, Callable[[Rows[AskedRow]
 
 def _common_facts(settings: EvaluateSettings, base: BaseModel, precision: str) -> dict[str, Any]:
     """What decides the answers of all systems alike."""
-    kept = {name: getattr(settings, name) for name in ("candidate_type", "max_length", "max_rows", "batch_size")}
+    names = ("candidate_type", "images_per_item", "max_length", "max_rows", "batch_size")
+    kept = {name: getattr(settings, name) for name in names}
     files = (category_file(settings, settings.split), settings.item_meta_path, settings.val_data, settings.prompts)
     return {
         **kept,

@@ -20,7 +20,7 @@ from lavic.tune.card import Recommender, read_recommender
 LAVIC, GREEDY = "lavic", "lavic_greedy"
 RANDOM, IN_ORDER = "random", "candidate_order"
 ZERO_SHOT, ZERO_SHOT_TEXT = "zero_shot", "zero_shot_text"
-TEXT_ONLY, UNDISTILLED = "text_only", "undistilled"
+TEXT_ONLY, UNDISTILLED, FULL_TOKENS = "text_only", "undistilled", "full_tokens"
 
 
 @dataclass(frozen=True)
@@ -46,34 +46,46 @@ def systems_of(settings: EvaluateSettings) -> list[System]:
 
     Raises:
         AdapterError: a folder is none of lavic tune's.
-        InputError: an adapter was tuned with pictures and is to be judged without, or the other way round.
+        InputError: an adapter was tuned with pictures and is to be judged without, or the other way round, or with
+            another number of them.
     """
     store = None if settings.text_only else settings.item_store
     found: list[System] = []
     if settings.adapter is not None:
-        recommender = _read(settings.adapter, text_only=False, flag="--adapter")
+        recommender = _read(settings.adapter, settings, text_only=False, flag="--adapter")
         found.append(System(LAVIC, settings.adapter, store, recommender))
         if settings.greedy:
             found.append(System(GREEDY, settings.adapter, store, recommender, greedy=True))
     elif store is not None:
         found.append(System(ZERO_SHOT, None, store))
-    if settings.undistilled_adapter is not None:
-        recommender = _read(settings.undistilled_adapter, text_only=False, flag="--undistilled_adapter")
-        found.append(System(UNDISTILLED, settings.undistilled_adapter, settings.undistilled_store, recommender))
+    others = (
+        (UNDISTILLED, settings.undistilled_adapter, settings.undistilled_store),
+        (FULL_TOKENS, settings.full_tokens_adapter, settings.full_tokens_store),
+    )
+    for name, adapter, pictures in others:
+        if adapter is not None:
+            recommender = _read(adapter, settings, text_only=False, flag=f"--{name}_adapter")
+            found.append(System(name, adapter, pictures, recommender))
     if settings.text_only_adapter is not None:
-        recommender = _read(settings.text_only_adapter, text_only=True, flag="--text_only_adapter")
+        recommender = _read(settings.text_only_adapter, settings, text_only=True, flag="--text_only_adapter")
         found.append(System(TEXT_ONLY, settings.text_only_adapter, None, recommender))
     if settings.zero_shot or not found:
         found.append(System(ZERO_SHOT_TEXT, None, None))
     return found
 
 
-def _read(folder: Path, *, text_only: bool, flag: str) -> Recommender:
+def _read(folder: Path, settings: EvaluateSettings, *, text_only: bool, flag: str) -> Recommender:
     recommender = read_recommender(folder)
     if recommender.text_only != text_only:
         seen = "without pictures" if recommender.text_only else "with pictures"
         other = "--text_only_adapter" if recommender.text_only else "--adapter"
         raise InputError(f"the adapter {folder}/ was tuned {seen}", where=flag, remedy=f"Give it as {other}.")
+    if not text_only and recommender.images_per_item != settings.images_per_item:
+        raise InputError(
+            f"the adapter {folder}/ was tuned with --images_per_item {recommender.images_per_item}",
+            where="--images_per_item",
+            remedy="Show it as many pictures as it was tuned with.",
+        )
     return recommender
 
 

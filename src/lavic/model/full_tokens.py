@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import BaseImageProcessor
 
 from lavic.model.load import BaseModel, image_processor
 from lavic.model.sequences import IGNORE_INDEX, Sequence, TokenBatch
@@ -30,6 +31,30 @@ class FullTokens:
     batch: TokenBatch
 
 
+@dataclass(frozen=True)
+class PixelInputs:
+    """What a checkpoint's image processor makes of some pictures.
+
+    Attributes:
+        pixel_values: [n, views, 3, s, s], views that a picture has not are zeros; of LLaVA-1.5 [n, 3, s, s].
+        image_sizes: [n, 2]; None for LLaVA-1.5, which has one view of a fixed size.
+    """
+
+    pixel_values: Tensor
+    image_sizes: Tensor | None
+
+    def pin_memory(self) -> PixelInputs:
+        """The same in page-locked memory."""
+        sizes = None if self.image_sizes is None else self.image_sizes.pin_memory()
+        return PixelInputs(self.pixel_values.pin_memory(), sizes)
+
+
+def pixel_inputs(processor: BaseImageProcessor, images: Rows[Image.Image]) -> PixelInputs:
+    """Pictures as the checkpoint's own processor cuts them."""
+    inputs = processor(images=list(images), return_tensors="pt")
+    return PixelInputs(inputs["pixel_values"], inputs.get("image_sizes"))
+
+
 class FullTokenModel:
     """A LLaVA-NeXT checkpoint as it was published: the teacher."""
 
@@ -37,14 +62,16 @@ class FullTokenModel:
         self.llava = base.model
         self.processor = image_processor(base.source)
 
-    @torch.no_grad()
     def image_tokens(self, images: Rows[Image.Image]) -> list[Tensor]:
         """Per picture [n, D]: base view, tiles without padding, line breaks (n depends on the shape)."""
-        inputs = self.processor(images=list(images), return_tensors="pt")
+        return self.tokens_of(pixel_inputs(self.processor, images))
+
+    @torch.no_grad()
+    def tokens_of(self, inputs: PixelInputs) -> list[Tensor]:
+        """The same, of pictures that the processor has seen."""
         device = self.llava.device
-        # LLaVA-1.5 has one view of a fixed size, and its processor gives no sizes.
-        sizes = {"image_sizes": inputs["image_sizes"].to(device)} if "image_sizes" in inputs else {}
-        pixels = inputs["pixel_values"].to(device, self.llava.dtype)
+        sizes = {} if inputs.image_sizes is None else {"image_sizes": inputs.image_sizes.to(device)}
+        pixels = inputs.pixel_values.to(device, self.llava.dtype)
         return list(self.llava.get_image_features(pixel_values=pixels, **sizes).pooler_output)
 
     @torch.no_grad()
@@ -92,8 +119,8 @@ class FullTokenModel:
     @staticmethod
     def _expanded(sequence: Sequence, count: int) -> tuple[list[int], int, int]:
         """ids, prompt length and first image position, with ``count`` image tokens for the placeholders."""
-        first, last = sequence.placeholders[0], sequence.placeholders[-1]
-        assert last - first + 1 == len(sequence.placeholders), "nothing stands between placeholders"
-        ids = list(sequence.input_ids)
-        expanded = ids[:first] + [0] * count + ids[last + 1 :]
-        return expanded, sequence.prompt_length + count - len(sequence.placeholders), first
+        spread = sequence.spread([count])
+        ids, first = list(spread.input_ids), spread.placeholders[0]
+        # An id that can be looked up: what stands there is replaced.
+        ids[first : first + count] = [0] * count
+        return ids, spread.prompt_length, first

@@ -28,12 +28,14 @@ class Candidate:
     """One line of the candidates.
 
     Attributes:
-        has_picture: whether its V visual tokens stand behind the title; otherwise nothing does.
+        has_picture: whether its visual tokens stand behind the title; otherwise nothing does.
+        tokens: how many they are where not V: of several pictures, or all image tokens of one.
     """
 
     item_id: str
     title: str
     has_picture: bool
+    tokens: int | None = None
 
 
 class RecommendationPrompts:
@@ -70,8 +72,13 @@ class RecommendationPrompts:
             answer: the ID, or None for a prompt to generate from.
             eos: whether the end of the answer is taught too.
         """
-        pictures = sum(candidate.has_picture for candidate in candidates)
-        return self.builder.join(self.prompt(context, candidates), answer, pictures=pictures, eos=eos)
+        counts = self.visual_tokens_of(candidates)
+        return self.builder.join(self.prompt(context, candidates), answer, pictures=len(counts), eos=eos).spread(counts)
+
+    def visual_tokens_of(self, candidates: Rows[Candidate]) -> list[int]:
+        """How many each candidate has, of those with a picture."""
+        views = self.builder.views
+        return [views if each.tokens is None else each.tokens for each in candidates if each.has_picture]
 
     def fit(self, context: str, candidates: Rows[Candidate]) -> str | None:
         """The context, shortened as far as needed for any of the candidates as the answer; None if it is no use.
@@ -101,16 +108,16 @@ class RecommendationPrompts:
         again for each: an added token ends whatever could be joined across it.
         """
         prompt = self.prompt(context, candidates)
-        pictures = sum(candidate.has_picture for candidate in candidates)
-        whole = self.builder.join(prompt, None, pictures=pictures)
+        counts = self.visual_tokens_of(candidates)
+        whole = self.builder.join(prompt, None, pictures=len(counts)).spread(counts)
         bos = 0 if self.builder.bos_id is None else 1
-        start, beginning = 0, whole.input_ids[:bos]
-        if pictures:
+        start, beginning, last = 0, whole.input_ids[:bos], counts[-1:]
+        if last:
             start = prompt.rindex(self._slot)
-            beginning = whole.input_ids[: whole.placeholders[-self.builder.views]]
+            beginning = whole.input_ids[: whole.placeholders[-last[0]]]
         answers = []
         for candidate in candidates:
             # BOS stands before every joined string; here it is in the beginning already.
-            own = self.builder.join(prompt[start:], candidate.item_id, pictures=min(pictures, 1))
+            own = self.builder.join(prompt[start:], candidate.item_id, pictures=len(last)).spread(last)
             answers.append(((*beginning, *own.input_ids[bos:]), len(beginning) + own.prompt_length - bos))
         return choice_row(answers, whole.placeholders)

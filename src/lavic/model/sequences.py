@@ -51,6 +51,24 @@ class Sequence:
         """How many tokens carry loss, EOS among them."""
         return len(self.input_ids) - self.prompt_length
 
+    def spread(self, counts: Rows[int]) -> Sequence:
+        """The same with so many visual tokens for each picture, instead of the same number V for each."""
+        views = len(self.placeholders) // max(1, len(counts))
+        if all(count == views for count in counts):
+            return self
+        ids: list[int] = []
+        placeholders: list[int] = []
+        end = 0
+        for count, start in zip(counts, self.placeholders[::views], strict=True):
+            ids += self.input_ids[end:start]
+            placeholders += range(len(ids), len(ids) + count)
+            end = start + views
+            ids += [self.input_ids[start]] * count
+        ids += self.input_ids[end:]
+        # All pictures stand in the prompt.
+        prompt_length = self.prompt_length + len(ids) - len(self.input_ids)
+        return replace(self, input_ids=tuple(ids), prompt_length=prompt_length, placeholders=tuple(placeholders))
+
     @property
     def tokens_from_image_on(self) -> int:
         """How many tokens stand at and behind the first visual token: those that gradients go through."""

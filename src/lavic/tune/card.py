@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import lavic
+from lavic.embed.identity import ALL, VIEW_FACTS
 from lavic.errors import AdapterError, InputError
 from lavic.files import read_json, write_json
 from lavic.model.adapters import LoraSettings
@@ -24,6 +25,7 @@ class Recommender:
         text_only: it never saw a visual token.
         visual_tokens: what made those that it learnt from (model, stage-1 adapter, views); empty if text_only.
         candidate_type: the list it was trained on.
+        images_per_item: up to how many pictures of an item it was shown.
     """
 
     text_only: bool
@@ -32,11 +34,12 @@ class Recommender:
     lr: float
     weight_decay: float
     num_epochs: int
+    images_per_item: int = 1
 
 
 def made_by(about: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a store's visual tokens what they are, of what ``store.json`` says."""
-    return {name: about[name] for name in ("model", "adapter", "views", "dim", "view_size", "pixel_mean", "pixel_std")}
+    return {name: about[name] for name in ("model", "adapter", *VIEW_FACTS) if name in about}
 
 
 def write_recommender(folder: Path, recommender: Recommender) -> None:
@@ -51,7 +54,8 @@ def read_recommender(folder: Path) -> Recommender:
     Raises:
         AdapterError: it is not there, or not what it should be.
     """
-    names = [field.name for field in fields(Recommender)]
+    names = {field.name for field in fields(Recommender)}
+    required = {field.name for field in fields(Recommender) if field.default is MISSING}
     try:
         found = read_json(folder / RECOMMENDER_FILE)
     except InputError:
@@ -60,7 +64,7 @@ def read_recommender(folder: Path) -> Recommender:
             where=str(folder),
             remedy="Give the trained_lora_adapter folder that lavic tune wrote.",
         ) from None
-    if not isinstance(found, dict) or sorted(found) != sorted(names):
+    if not isinstance(found, dict) or not required <= found.keys() <= names:
         raise AdapterError("is not what lavic tune writes", where=str(folder / RECOMMENDER_FILE))
     return Recommender(**found)
 
@@ -77,7 +81,7 @@ def recommender_card(
 ) -> str:
     """README.md of the adapter's folder; no paths of this machine, no times."""
     settings = f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout}"
-    seen = "IDs and titles alone" if recommender.text_only else "IDs, titles and five visual tokens a picture"
+    seen = "IDs and titles alone" if recommender.text_only else f"IDs, titles and {_tokens(recommender)}"
     return f"""---
 base_model: {base_name}
 library_name: peft
@@ -102,3 +106,12 @@ Use it: `lavic evaluate --adapter THIS_FOLDER --model {base_name}`.
 
 Made with lavic {lavic.__version__}.
 """
+
+
+def _tokens(recommender: Recommender) -> str:
+    """What a picture is shown as."""
+    all_of_them = recommender.visual_tokens.get("image_tokens") == ALL
+    number = "all" if all_of_them else {5: "five"}.get(recommender.visual_tokens["views"], "its")
+    return f"{number} visual tokens a picture" + (
+        f", up to {recommender.images_per_item} pictures" if recommender.images_per_item > 1 else ""
+    )

@@ -50,6 +50,9 @@ class ConversationSettings(Settings):
     item_store: Path | None = setting(
         Path("item_store"), "The items' visual tokens, as lavic embed wrote them.", panel=DATA
     )
+    images_per_item: int = setting(
+        1, "Show up to this many of an item's stored pictures, one behind another.", panel=DATA, ge=1, le=1000
+    )
     vision_adapter: Path | None = setting(
         None,
         "Folder of the stage-1 adapter: the item store must have been made with it; where there is no store, it is "

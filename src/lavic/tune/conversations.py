@@ -7,6 +7,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lavic.embed.store import ItemStore
@@ -50,11 +51,13 @@ class Catalogue:
         titles: by item ID.
         store: None shows no pictures.
         skipped: gets counts of what is missing.
+        images_per_item: up to how many stored pictures of an item are shown.
     """
 
     titles: Mapping[str, str]
     store: ItemStore | None
     skipped: SkipLog
+    images_per_item: int = 1
 
     def candidate(self, item_id: str) -> Candidate:
         """One line of a prompt; an item that nothing is known of takes the text-only slot, and is counted."""
@@ -64,12 +67,33 @@ class Catalogue:
         pictured = self.store is not None and item_id in self.store
         if self.store is not None and not pictured:
             self.skipped.note(NO_PICTURE)
-        return Candidate(item_id, title or NO_TITLE, pictured)
+        return Candidate(item_id, title or NO_TITLE, pictured, self._tokens_of(item_id) if pictured else None)
+
+    def _tokens_of(self, item_id: str) -> int | None:
+        """How many visual tokens an item is shown with; None for V."""
+        assert self.store is not None, "it has a picture"
+        if self.images_per_item == 1 and not self.store.all_image_tokens:
+            return None
+        shown = min(self.images_per_item, self.store.images_of(item_id))
+        return sum(self.store.tokens_of(item_id, image) for image in range(shown))
 
     def visual_tokens(self, item_ids: Rows[str]) -> Tensor | None:
-        """[n, V, D] of those items that have a picture, in their order; None if there are none."""
-        pictured = [item_id for item_id in item_ids if self.store is not None and item_id in self.store]
-        return self.store.tokens(pictured) if self.store is not None and pictured else None
+        """[n, V, D] of those items that have a picture, in their order; None if there are none.
+
+        n are the items, or more where several pictures or all image tokens are shown.
+        """
+        store = self.store
+        pictured = [item_id for item_id in item_ids if store is not None and item_id in store]
+        if store is None or not pictured:
+            return None
+        if self.images_per_item == 1:
+            return store.tokens(pictured)
+        shown = (
+            store.tokens([item_id], image)
+            for item_id in pictured
+            for image in range(min(self.images_per_item, store.images_of(item_id)))
+        )
+        return torch.cat(list(shown))
 
 
 def read_titles(settings: ConversationSettings, skipped: SkipLog) -> dict[str, str]:

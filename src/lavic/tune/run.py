@@ -108,6 +108,7 @@ def _recommender(settings: TuneSettings, choosing: Choosing) -> Recommender:
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         num_epochs=settings.num_epochs,
+        images_per_item=settings.images_per_item,
     )
 
 

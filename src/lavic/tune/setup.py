@@ -109,6 +109,7 @@ def embed_settings(
         val_data=settings.val_data,
         train_images_dir=settings.train_images_dir,
         val_images_dir=settings.val_images_dir,
+        images_per_item=settings.images_per_item,
         output_dir=settings.item_store,
         device=device,
         precision=precision,
@@ -126,7 +127,8 @@ def prepare(settings: ConversationSettings, base: BaseModel, store: ItemStore | 
         check_store(store, base, settings.vision_adapter, where=str(settings.item_store))
     builder = SequenceBuilder(base.tokenizer, load_prompts(settings.prompts), base.family.views)
     prompts = RecommendationPrompts(builder, settings.max_length)
-    return Choosing(base, Catalogue(read_titles(settings, skipped), store, skipped), prompts)
+    catalogue = Catalogue(read_titles(settings, skipped), store, skipped, settings.images_per_item)
+    return Choosing(base, catalogue, prompts)
 
 
 def collect(settings: TuneSettings, choosing: Choosing, skipped: SkipLog) -> TuneData:
