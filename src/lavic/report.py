@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
+#: Of a JPEG inside a page.
+_QUALITY = 85
 _COLOURS = ("#3465a4", "#c05000", "#4e9a06", "#75507b")
 _BASE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fafafa; max-width: 72em; margin: 2em auto;
@@ -48,6 +53,54 @@ def image_data_url(path: Path) -> str:
 def jpeg_data_url(data: bytes) -> str:
     """A JPEG's bytes inside the page."""
     return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+
+
+def thumbnail_url(picture: Image.Image, side: int) -> str:
+    """A picture inside the page, encoded anew as a JPEG of at most ``side`` pixels each way."""
+    small = picture.convert("RGB")
+    small.thumbnail((side, side))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_QUALITY)
+    return jpeg_data_url(encoded.getvalue())
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share with its interval, each from 0 to 1."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def bars_svg(bars: Rows[Bar], *, low: float, high: float, width: int = 760) -> str:
+    """A bar for each share, with its interval; dotted lines at ``low`` and ``high``."""
+    left, right, step = 150, 190, 30
+    height = step * len(bars) + 16
+
+    def across(share: float) -> float:
+        return round(left + share * (width - left - right), 1)
+
+    parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" font-size="13">']
+    for at, bar in enumerate(bars):
+        top, middle = 8 + step * at, 8 + step * at + step / 2
+        colour = _COLOURS[0] if at == 0 else "#8fb3d9"
+        ends = f"[{bar.low:.1%}, {bar.high:.1%}]"
+        parts.append(f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(bar.name)}</text>')
+        length = across(bar.value) - left
+        parts.append(f'<rect x="{left}" y="{top + 5}" width="{length:.1f}" height="{step - 10}" fill="{colour}"/>')
+        for x1, x2, y1, y2 in (
+            (bar.low, bar.high, middle, middle),
+            (bar.low, bar.low, middle - 4, middle + 4),
+            (bar.high, bar.high, middle - 4, middle + 4),
+        ):
+            parts.append(f'<line x1="{across(x1)}" x2="{across(x2)}" y1="{y1}" y2="{y2}" stroke="#222"/>')
+        parts.append(f'<text x="{width - right + 12}" y="{middle + 4}">{bar.value:.1%} {ends}</text>')
+    for share in (low, high):
+        x = across(share)
+        parts.append(f'<line x1="{x}" x2="{x}" y1="4" y2="{height - 4}" stroke="#666" stroke-dasharray="2 3"/>')
+    return "".join([*parts, "</svg>"])
 
 
 def curve_svg(curves: Rows[Curve], *, x: str, y: str, width: int = 760, height: int = 260) -> str:

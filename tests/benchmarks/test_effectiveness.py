@@ -44,7 +44,7 @@ def demos(monkeypatch):
 
 
 def test_a_world_is_run_once_and_anew_with_other_settings(tmp_path, demos):
-    arguments = Namespace(items=400, steps=2, tune_steps=2, workers=0)
+    arguments = Namespace(items=400, steps=2, tune_steps=2, workers=0, full_tokens=False)
     for _ in range(2):
         (tmp_path / "seed-5").mkdir(exist_ok=True)
         world = effectiveness.world(tmp_path, 5, arguments, Console())

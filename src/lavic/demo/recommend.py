@@ -13,12 +13,13 @@ from lavic.distill.task import ADAPTER_FOLDER as VISION_ADAPTER
 from lavic.embed.config import EmbedSettings
 from lavic.embed.run import make_store
 from lavic.evaluate.config import EvaluateSettings
-from lavic.evaluate.run import RESULTS_FILE
+from lavic.evaluate.outputs import PAGE_FILE, RESULTS_FILE
 from lavic.evaluate.run import run as run_evaluate
 from lavic.evaluate.systems import FULL_TOKENS, LAVIC, TEXT_ONLY, UNDISTILLED
 from lavic.files import read_json
 from lavic.layout import data_paths
 from lavic.model.load import TINY
+from lavic.report import Bar, bars_svg
 from lavic.tune.config import TuneSettings
 from lavic.tune.run import run as run_tune
 from lavic.tune.task import ADAPTER_FOLDER
@@ -142,6 +143,20 @@ def _evaluate(folder: Path, stage: Stage2, console: Console) -> None:
             seed=stage.seed,
         ),
         console,
+    )
+
+
+def section(summary: Mapping[str, Any]) -> str:
+    """What ``report.html`` says of it; "" where it was left out."""
+    if "hr@1" not in summary:
+        return ""
+    hits, intervals = summary["hr@1"], summary["hr@1_interval"]
+    bars = [Bar(name, hits[name], *intervals[name]) for name in FOLDERS if intervals.get(name)]
+    return (
+        "<h2>Recommending: the right one of ten look-alikes</h2>"
+        f"{bars_svg(bars, low=hits['chance'], high=1.0)}"
+        f"<p>HR@1 of {summary['test_conversations']:,} conversations about held-out products; dotted: chance. "
+        f'<a href="evaluated/{PAGE_FILE}">Conversations with their candidates</a>.</p>'
     )
 
 

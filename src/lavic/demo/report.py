@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lavic.demo.measure import ATTRIBUTES, HEADER, ROWS, Measured, right_attributes, table_cells
+from lavic.demo.recommend import section
 from lavic.files import atomic_path, write_atomic
 from lavic.report import Curve, curve_svg, escape, image_data_url, page
 from lavic.toyshop.catalogue import ToyItem
@@ -70,7 +71,7 @@ def _html(
         f"{summary['samples_per_s']:.0f} samples/s.</p>"
         f'<table class="rows"><tr>{head}</tr>{body}</table>'
         f"<h2>Loss of the distillation</h2>{curve_svg(curves, x='optimizer step', y='nats per token')}"
-        f'<h2>What they say</h2><div class="cards">{cards}</div>',
+        f'{section(summary)}<h2>What they say</h2><div class="cards">{cards}</div>',
         style=_STYLE,
     )
 

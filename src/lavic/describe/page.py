@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import re
 from collections.abc import Sequence as Rows
@@ -31,7 +30,6 @@ from lavic.prompts import Prompts, load_prompts
 from lavic.skipped import SkipLog
 
 _SIDE = 480  # pixels of a picture on the page, for screens of twice the density
-_QUALITY = 85
 _STYLE = """
 article { display: grid; grid-template-columns: 15em 1fr 1fr; gap: .8em 1.6em; background: #fff;
   border: 1px solid #ddd; border-radius: .5em; padding: 1em 1.2em 1.2em; margin: 1.2em 0; align-items: start }
@@ -159,18 +157,10 @@ def _article(row: Compared, seen: str) -> str:
     name, teacher = report.escape(row.image.image_name), row.image.description
     return (
         f"<article><h2>{report.escape(row.image.title)} <span>{name}</span></h2>"
-        f'<img alt="{name}" src="{_data_url(row.picture)}">'
+        f'<img alt="{name}" src="{report.thumbnail_url(row.picture, _SIDE)}">'
         f"<div><h3>Teacher</h3><p>{_marked(teacher, row.five_tokens, 'lost')}</p></div>"
         f"<div><h3>Adapter, {seen}</h3><p>{_marked(row.five_tokens, teacher, 'new')}</p></div></article>\n"
     )
-
-
-def _data_url(picture: Image.Image) -> str:
-    small = picture.copy()
-    small.thumbnail((_SIDE, _SIDE))
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_QUALITY)
-    return report.jpeg_data_url(encoded.getvalue())
 
 
 _WORD = re.compile(r"\w+")

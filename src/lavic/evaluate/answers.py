@@ -32,6 +32,15 @@ class Answer:
     response: str
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A system's answers to its rows, and how long they took."""
+
+    rows: Rows[AskedRow]
+    answers: Rows[Answer]
+    seconds: float
+
+
 def ranked(row: AskedRow, answer: Answer) -> RankedRow:
     """The row as the metrics take it."""
     shown = sum(candidate.has_picture for candidate in row.candidates)

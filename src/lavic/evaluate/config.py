@@ -59,6 +59,9 @@ class EvaluateSettings(ConversationSettings):
     output_dir: Path = setting(
         Path("out_evaluated"), "Folder for results.json, results_summary.csv and the answers.", panel=OUTPUT
     )
+    sample: int = setting(
+        8, "Conversations that report.html shows with their candidates' pictures.", panel=OUTPUT, ge=0, le=200
+    )
     overwrite: bool = setting(False, "Replace the evaluation that --output_dir holds.", panel=OUTPUT, saved=False)
     seed: int = setting(0, "Seed of the random answers and of the intervals.", panel=OUTPUT, ge=0, lt=2**32)
     resamples: int = setting(

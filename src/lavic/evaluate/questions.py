@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lavic.embed.store import ItemStore, check_store
+from lavic.errors import InputError, NothingLeftError
 from lavic.evaluate.config import EvaluateSettings
 from lavic.evaluate.systems import System, check_tokens
 from lavic.model.load import BaseModel
@@ -46,7 +47,8 @@ class Questions:
         """The prompts' parts and the rows as the system sees them.
 
         Raises:
-            InputError: the store was made by another model or stage-1 adapter, or a file cannot be used.
+            InputError: the store was made by another model or stage-1 adapter, a file cannot be used, or other rows
+                than the first system's are too long.
             NothingLeftError: no row can be used.
         """
         store = None if system.pictures is None else self._stores[system.pictures]
@@ -54,7 +56,20 @@ class Questions:
             check_tokens(system, store)
         if system.pictures not in self._known:
             self._known[system.pictures] = self._read(system.pictures, store)
+            self._require_same_rows(system)
         return self._known[system.pictures]
+
+    def _require_same_rows(self, system: System) -> None:
+        """Systems are compared on the same conversations: what one has no room for, the others must not answer."""
+        (_, judged), (_, rows) = next(iter(self._known.values())), self._known[system.pictures]
+        lost = {row.conversation.where for row in judged} ^ {row.conversation.where for row in rows}
+        if lost:
+            raise InputError(
+                f"{len(lost)} of {max(len(judged), len(rows))} conversations are too long for {system.name}, or for "
+                "the first system",
+                where=f"--max_length {self._settings.max_length}",
+                remedy="Give a larger one, or leave that system out.",
+            )
 
     def _read(self, pictures: Path | None, store: ItemStore | None) -> tuple[Choosing, list[AskedRow]]:
         # Only the judged store's stage-1 adapter is named.
@@ -70,4 +85,9 @@ class Questions:
             first, _ = next(iter(self._known.values()))
             choosing = replace(first, catalogue=replace(first.catalogue, store=store, skipped=notes))
         path = category_file(self._settings, self._settings.split)
-        return choosing, rows_of(path, self._settings, choosing, notes, max_rows=self._settings.max_rows)
+        try:
+            return choosing, rows_of(path, self._settings, choosing, notes, max_rows=self._settings.max_rows)
+        except NothingLeftError:
+            if not self._known:
+                raise
+            return choosing, []

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,16 @@ from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome, Progress
 from lavic.evaluate.answers import (
     Answer,
+    Answered,
     Journal,
     answer_at_random,
     answer_by_score,
     answer_greedily,
     answer_in_order,
-    ranked,
 )
 from lavic.evaluate.config import EvaluateSettings
-from lavic.evaluate.metrics import measure
+from lavic.evaluate.outputs import PAGE_FILE, RESULTS_FILE, SUMMARY_FILE, report
 from lavic.evaluate.questions import Questions, stores_of
-from lavic.evaluate.results import (
-    TABLE_HEADER,
-    SystemResult,
-    append_summary,
-    measures_table,
-    write_results,
-    write_test_results,
-)
 from lavic.evaluate.systems import IN_ORDER, RANDOM, System, answering, systems_of
 from lavic.files import FolderLock, prepare_output, sha256_file
 from lavic.model.adapters import fingerprint
@@ -48,25 +39,17 @@ from lavic.tune.conversations import category_file
 from lavic.tune.samples import AskedRow
 from lavic.tune.setup import Choosing, check_conversations, open_store
 
-RESULTS_FILE, SUMMARY_FILE, ANSWERS = "results.json", "results_summary.csv", "answers"
+ANSWERS = "answers"
 KNOWN_OUTPUTS = (
     RESULTS_FILE,
     SUMMARY_FILE,
+    PAGE_FILE,
     ANSWERS,
     "test_results_*.jsonl",
     SKIPPED_FILE,
     CONFIG_FILE,
     VERSIONS_FILE,
 )
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """A system's answers to its rows, and how long they took."""
-
-    rows: Rows[AskedRow]
-    answers: Rows[Answer]
-    seconds: float
 
 
 def run(settings: EvaluateSettings, console: Console) -> Outcome:
@@ -86,15 +69,12 @@ def run(settings: EvaluateSettings, console: Console) -> Outcome:
         with SkipLog(settings.output_dir / SKIPPED_FILE) as skipped:
             settings.save(settings.output_dir)
             found = _answer_all(settings, systems, skipped, console)
-            return _report(settings, systems, found, skipped, console)
-
-
-# -- answers -------------------------------------------------------------------------------------------------
+            return report(settings, systems, found, skipped, console)
 
 
 def _answer_all(
     settings: EvaluateSettings, systems: list[System], skipped: SkipLog, console: Console
-) -> dict[str, _Answered]:
+) -> dict[str, Answered]:
     """All systems' answers, the judged one first, the baselines without a model last."""
     own = open_store(settings, console, model=settings.model, device=settings.device, precision=settings.precision)
     base = load_model(settings, console)
@@ -103,7 +83,7 @@ def _answer_all(
     questions = Questions(settings, base, stores_of(settings, systems, own), skipped)
     facts = _common_facts(settings, base, precision)
     fingerprint_of = cache(fingerprint)
-    found: dict[str, _Answered] = {}
+    found: dict[str, Answered] = {}
     with make_fabric(device, precision).autocast():
         for system in systems:
             choosing, rows = questions.of(system)
@@ -112,7 +92,7 @@ def _answer_all(
                 found[system.name] = _answer(settings, system, choosing, rows, identity, bar)
     judged = found[systems[0].name].rows
     for name, answer in _baselines(settings).items():
-        found[name] = _Answered(judged, answer(judged), 0.0)
+        found[name] = Answered(judged, answer(judged), 0.0)
     return found
 
 
@@ -157,7 +137,7 @@ def _answer(
     rows: list[AskedRow],
     identity: str,
     bar: Progress,
-) -> _Answered:
+) -> Answered:
     started = time.monotonic()
     journal = Journal(settings.output_dir / ANSWERS / f"{system.name}.jsonl", identity)
     with answering(choosing.base, system) as model:
@@ -183,71 +163,4 @@ def _answer(
                 batch_size=settings.batch_size,
                 on_rows=bar.advance,
             )
-    return _Answered(rows, answers, time.monotonic() - started)
-
-
-# -- what came out -------------------------------------------------------------------------------------------
-
-
-def _report(
-    settings: EvaluateSettings,
-    systems: list[System],
-    found: dict[str, _Answered],
-    skipped: SkipLog,
-    console: Console,
-) -> Outcome:
-    results = []
-    for name, answered in found.items():
-        rows = [ranked(row, answer) for row, answer in zip(answered.rows, answered.answers, strict=True)]
-        measures = measure(rows, seed=settings.seed, resamples=settings.resamples)
-        results.append(SystemResult(name, rows, measures, answered.seconds))
-    about = {
-        "model": settings.model,
-        "conversations": str(category_file(settings, settings.split)),
-        "candidate_type": settings.candidate_type,
-        "left_out": skipped.summary(),
-    }
-    document = write_results(
-        settings.output_dir / RESULTS_FILE, results, about=about, seed=settings.seed, resamples=settings.resamples
-    )
-    for system in systems:
-        _write_answers(settings, system, found[system.name], results)
-    console.table(measures_table(results), header=TABLE_HEADER, title=f"{len(results[0].rows)} conversations")
-    for note, count in skipped.notes.most_common():
-        console.info(f"{count} {note}")
-    if skipped.count:
-        console.warn(f"{skipped.count} rows were left out; {skipped.path} lists them.")
-    summary: dict[str, Any] = {"output_dir": str(settings.output_dir), **document, **skipped.summary()}
-    return Outcome(summary=summary, printed=True, next_step=f"All figures: {settings.output_dir / RESULTS_FILE}")
-
-
-def _write_answers(
-    settings: EvaluateSettings, system: System, answered: _Answered, results: list[SystemResult]
-) -> None:
-    """``test_results_<candidates>.jsonl`` of the judged system, the others with their name behind; a summary line."""
-    result = next(each for each in results if each.name == system.name)
-    mark = "" if system.name == results[0].name else f"_{system.name}"
-    path = settings.output_dir / f"test_results_candidates_{settings.candidate_type}{mark}.jsonl"
-    write_test_results(
-        path,
-        [row.conversation for row in answered.rows],
-        settings.candidate_type,
-        result.rows,
-        [answer.response for answer in answered.answers],
-    )
-    if system.recommender is None:
-        return
-    trained = system.recommender
-    append_summary(
-        settings.output_dir / SUMMARY_FILE,
-        {
-            "model_dir": str(system.adapter),
-            "candidate_type": f"candidates_{settings.candidate_type}",
-            "lr": trained.lr,
-            "weight_decay": trained.weight_decay,
-            "num_epochs": trained.num_epochs,
-            "recall@1": result.measures.values["recall@1"].value,
-            "validity@1": result.measures.values["validity@1"].value,
-            "output_file": path.name,
-        },
-    )
+    return Answered(rows, answers, time.monotonic() - started)
