@@ -25,7 +25,7 @@ from lavic.tune.run import run as run_tune
 from lavic.tune.task import ADAPTER_FOLDER
 
 BATCH_SIZE = 16
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-3
 #: Folders of a recommender and of the item store that it sees, by the system's name.
 FOLDERS: dict[str, tuple[str, str | None]] = {
     LAVIC: ("tuned", "item_store"),
@@ -128,6 +128,7 @@ def _tune(folder: Path, system: str, stage: Stage2, console: Console) -> None:
 
 def _evaluate(folder: Path, stage: Stage2, console: Console) -> None:
     compared: dict[str, Any] = {}
+    paths = data_paths(folder / "toyshop")
     for system in stage.systems:
         name, store = FOLDERS[system]
         compared["adapter" if system == LAVIC else f"{system}_adapter"] = folder / name / ADAPTER_FOLDER
@@ -139,6 +140,8 @@ def _evaluate(folder: Path, stage: Stage2, console: Console) -> None:
             **_shared(folder),
             conversations=folder / "toyshop",
             **compared,
+            train_images_dir=paths["train_images_dir"],
+            val_images_dir=paths["val_images_dir"],
             output_dir=folder / "evaluated",
             seed=stage.seed,
         ),
