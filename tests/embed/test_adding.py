@@ -15,8 +15,9 @@ from safetensors import safe_open
 from small_world import skipped
 
 from lavic.cli.main import run_command_line
-from lavic.embed import compute
+from lavic.embed.pictures import PictureBatch
 from lavic.embed.store import TOKENS_FILE, ItemStore
+from lavic.embed.towers import FiveTokenTower
 
 # -- adding to a store ---------------------------------------------------------------------------------------
 
@@ -180,14 +181,14 @@ def test_a_picture_that_breaks_or_goes_later_leaves_its_tokens(
 def test_no_token_is_ever_not_finite(
     shop: Path, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = compute.Tower.tokens
+    inner = FiveTokenTower.tokens
 
-    def overflowing(self: compute.Tower, views: torch.Tensor) -> torch.Tensor:
-        tokens = inner(self, views).clone()
-        tokens[1, 2, 3] = 70_000.0  # fits into fp32 and bf16, not into fp16
+    def overflowing(self: FiveTokenTower, batch: PictureBatch) -> list[torch.Tensor]:
+        tokens = [each.clone() for each in inner(self, batch)]
+        tokens[1][0, 2, 3] = 70_000.0  # fits into fp32 and bf16, not into fp16
         return tokens
 
-    monkeypatch.setattr(compute.Tower, "tokens", overflowing)
+    monkeypatch.setattr(FiveTokenTower, "tokens", overflowing)
     store = tmp_path / "s"
     assert run_command_line(flags(shop, store, adapter=adapters[0], store_dtype="fp16", max_items=4)) == 0
     ids = list(items_of(shop))

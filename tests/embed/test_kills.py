@@ -22,7 +22,9 @@ from small_world import make_world
 
 from lavic.cli.main import run_command_line
 from lavic.embed import run as embed_run
+from lavic.embed.items import Picture
 from lavic.embed.ledger import LEDGER_FILE
+from lavic.embed.pictures import PictureBatch, PictureBatches
 from lavic.embed.store import TOKENS_FILE, ItemStore
 
 # Files that are still open where a run dies are closed by the interpreter, which says so.
@@ -34,20 +36,25 @@ PICTURES = 11
 class PlacedTower:
     """Tokens that depend on a picture, on its place in the batch and on the batch's size, as a CPU's last bits do."""
 
-    view_size, views, device = 24, 5, torch.device("cpu")
+    device = torch.device("cpu")
 
     def __init__(self, *_: Any) -> None:
         pass
 
-    def tokens(self, views: torch.Tensor) -> torch.Tensor:
+    def batches(self, pictures: list[Picture], batch_size: int) -> PictureBatches:
+        return PictureBatches(pictures, batch_size, view_size=24, views=5)
+
+    def tokens(self, batch: PictureBatch) -> list[torch.Tensor]:
+        views = batch.views
         means = views.float().mean(dim=(2, 3, 4))
         places = torch.arange(len(views)).view(-1, 1)
-        return torch.stack([means, (places + len(views) * 100).expand_as(means)], dim=2)
+        return list(torch.stack([means, (places + len(views) * 100).expand_as(means)], dim=2)[:, None])
 
 
-def marks(base: Any) -> dict[str, Any]:
+def marks(base: Any, image_tokens: str) -> dict[str, Any]:
     return {
         "model": {"name": "tiny", "mark": "of no model"},
+        "image_tokens": image_tokens,
         **{"views": 5, "dim": 2, "view_size": 24, "pixel_mean": [0.5], "pixel_std": [0.5]},
     }
 
@@ -58,7 +65,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(embed_run, "load_base", lambda *_, **__: SimpleNamespace())
     monkeypatch.setattr(embed_run, "model_marks", marks)
-    monkeypatch.setattr(embed_run, "Tower", PlacedTower)
+    monkeypatch.setattr(embed_run, "FiveTokenTower", PlacedTower)
 
 
 @pytest.fixture(scope="module")
