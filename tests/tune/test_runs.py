@@ -170,7 +170,8 @@ def first_gradients(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> li
 def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
     assert max(float(tensor.abs().max()) for tensor in wanted) > 1e-3
     for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5 * float(other.abs().max() + 1e-3))
+        # Sums of fp32 in another order; a sample that weighed too much or too little would show in per cent.
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max() + 1e-3))
 
 
 def test_equal_steps_whatever_the_micro_batch(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ TEN = [f"B00000000{number}" for number in range(10)]
 class Store:
     """Every item but one has visual tokens."""
 
+    all_image_tokens = False
+
     def __contains__(self, item_id: object) -> bool:
         return item_id != "B000000007"
 
