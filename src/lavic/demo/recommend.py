@@ -10,7 +10,7 @@ from typing import Any
 
 from lavic.console import Console
 from lavic.distill.task import ADAPTER_FOLDER as VISION_ADAPTER
-from lavic.embed.config import EmbedSettings
+from lavic.embed.config import ALL, FIVE, EmbedSettings
 from lavic.embed.run import make_store
 from lavic.evaluate.config import EvaluateSettings
 from lavic.evaluate.outputs import PAGE_FILE, RESULTS_FILE
@@ -90,7 +90,7 @@ def _embed(folder: Path, system: str, stage: Stage2, console: Console) -> None:
         EmbedSettings(
             model=TINY,
             adapter=folder / "distilled" / VISION_ADAPTER if system == LAVIC else None,
-            image_tokens="all" if system == FULL_TOKENS else "five",
+            image_tokens=ALL if system == FULL_TOKENS else FIVE,
             **_shared(folder),
             train_images_dir=paths["train_images_dir"],
             val_images_dir=paths["val_images_dir"],

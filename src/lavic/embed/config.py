@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import model_validator
 
@@ -12,6 +12,9 @@ from lavic.errors import ConfigError
 from lavic.training.settings import Device, Precision
 
 DATA, OUTPUT, MACHINE = "Data", "Output", "Machine"
+#: ``image_tokens``: a [CLS] a view (five for LLaVA-NeXT), or all image tokens as the teacher has them.
+FIVE: Final = "five"
+ALL: Final = "all"
 
 
 class EmbedSettings(Settings):
@@ -50,7 +53,7 @@ class EmbedSettings(Settings):
         Path("data/valid_images"), "Folder with the pictures of the items of --val_data.", panel=DATA
     )
     image_tokens: Literal["five", "all"] = setting(
-        "five",
+        FIVE,
         "five are a [CLS] a view, which stage 1 trains; all are those of the checkpoint as published (up to 2,885, of "
         "the 7B 24 MB a picture), for comparison.",
         panel=DATA,
@@ -93,7 +96,7 @@ class EmbedSettings(Settings):
                 where="--item_meta_path and --val_data",
                 remedy="Give at least one of them.",
             )
-        if self.image_tokens == "all" and self.adapter is not None:
+        if self.image_tokens == ALL and self.adapter is not None:
             raise ConfigError(
                 "a stage-1 adapter is trained for five tokens",
                 where="--adapter with --image_tokens all",

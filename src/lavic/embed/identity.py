@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from lavic.config import VERSIONED_PACKAGES, versions
+from lavic.embed.config import ALL, FIVE
 from lavic.errors import AdapterError
 from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint, read_lora_settings
 from lavic.model.load import BaseModel
 from lavic.model.marks import sampled_values
 
-#: ``image_tokens`` of a store: a [CLS] a view (five for LLaVA-NeXT), or all image tokens as the teacher has them.
-FIVE, ALL = "five", "all"
 #: What makes visual tokens what they are, of what ``store.json`` says, beside model and adapter.
 VIEW_FACTS = ("image_tokens", "views", "dim", "view_size", "pixel_mean", "pixel_std", "grids")
 

@@ -11,8 +11,8 @@ from typing import Any
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome
 from lavic.embed.compute import Tally, embed
-from lavic.embed.config import EmbedSettings
-from lavic.embed.identity import ALL, adapter_mark, library_versions, model_marks, what_differs
+from lavic.embed.config import ALL, EmbedSettings
+from lavic.embed.identity import adapter_mark, library_versions, model_marks, what_differs
 from lavic.embed.items import ABSENT, Found, ListedItem, check_data, find_pictures, read_items
 from lavic.embed.ledger import LEDGER_FILE, Ledger, read_ledger
 from lavic.embed.pending import Work, find_work

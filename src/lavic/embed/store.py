@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavic.embed.identity import ALL, FIVE, adapter_mark, model_marks, what_differs
+from lavic.embed.config import ALL, FIVE
+from lavic.embed.identity import adapter_mark, model_marks, what_differs
 from lavic.embed.ledger import Ledger, read_ledger
 from lavic.errors import InputError
 from lavic.files import read_json
@@ -118,7 +119,8 @@ class ItemStore:
         ledger = read_ledger(self.folder)
         self.unfinished = ledger.run is not None or ledger.length == 0
         self._rows = _rows_of_items(ledger)
-        self._lengths = {each.row: each.rows for each in ledger.pictures.values() if each.rows > 1}
+        stored = ledger.pictures.values() if self.all_image_tokens else ()
+        self._lengths = {each.row: each.rows for each in stored}
         # Of an item's pictures, the first one's reason.
         bad = {item_id: reason for (item_id, _), reason in reversed(ledger.bad.items())}
         self._missing = {item_id: bad[item_id] for item_id, _ in ledger.bad if item_id not in self._rows}
@@ -192,7 +194,7 @@ class ItemStore:
         """
         rows = np.fromiter((self._row(item_id, image) for item_id in item_ids), np.intp, len(item_ids))
         if self._lengths:
-            runs = [np.arange(row, row + self._lengths.get(row, 1)) for row in rows.tolist()]
+            runs = [np.arange(row, row + self._lengths[row]) for row in rows.tolist()]
             rows = np.concatenate([rows[:0], *runs])
         return torch.from_numpy(self._data[rows]).view(self.dtype)
 

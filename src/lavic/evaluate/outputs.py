@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 from typing import Any
 
 from lavic.console import Console, Outcome
@@ -22,6 +22,7 @@ from lavic.evaluate.systems import System
 from lavic.files import write_atomic
 from lavic.skipped import SkipLog
 from lavic.tune.conversations import category_file
+from lavic.tune.samples import AskedRow
 
 RESULTS_FILE, SUMMARY_FILE, PAGE_FILE = "results.json", "results_summary.csv", "report.html"
 
@@ -52,9 +53,10 @@ def report(
     document = write_results(
         settings.output_dir / RESULTS_FILE, results, about=about, seed=settings.seed, resamples=settings.resamples
     )
-    for system in systems:
-        _write_answers(settings, system, found[system.name], results)
-    _write_page(settings, systems, found, results)
+    # Both in one order; the baselines behind the systems have no files of their own.
+    for system, result in zip(systems, results, strict=False):
+        _write_answers(settings, system, found[system.name], result, judged=result is results[0])
+    _write_page(settings, found[results[0].name].rows, results, of_models=len(systems))
     console.table(measures_table(results), header=TABLE_HEADER, title=f"{len(results[0].rows)} conversations")
     for note, count in skipped.notes.most_common():
         console.info(f"{count} {note}")
@@ -64,10 +66,11 @@ def report(
     return Outcome(summary=summary, printed=True, next_step=f"Open {settings.output_dir / PAGE_FILE} in a browser.")
 
 
-def _write_answers(settings: EvaluateSettings, system: System, answered: Answered, results: list[SystemResult]) -> None:
+def _write_answers(
+    settings: EvaluateSettings, system: System, answered: Answered, result: SystemResult, *, judged: bool
+) -> None:
     """``test_results_<candidates>.jsonl`` of the judged system, the others with their name behind; a summary line."""
-    result = next(each for each in results if each.name == system.name)
-    mark = "" if system.name == results[0].name else f"_{system.name}"
+    mark = "" if judged else f"_{system.name}"
     path = settings.output_dir / f"test_results_candidates_{settings.candidate_type}{mark}.jsonl"
     write_test_results(
         path,
@@ -95,15 +98,13 @@ def _write_answers(settings: EvaluateSettings, system: System, answered: Answere
 
 
 def _write_page(
-    settings: EvaluateSettings, systems: list[System], found: Mapping[str, Answered], results: list[SystemResult]
+    settings: EvaluateSettings, rows: Rows[AskedRow], results: list[SystemResult], *, of_models: int
 ) -> None:
-    """``report.html``, with the answers of the model's systems beside the pictures."""
-    rows = found[results[0].name].rows
+    """``report.html``, with the answers of the first ``of_models`` systems beside the pictures."""
     folders = [settings.train_images_dir, settings.val_images_dir]
     shown = []
     for at in choose_rows(rows, settings.sample, settings.seed):
-        recommended = {each.name: each.rows[at].recommended for each in results}
-        chosen = {system.name: recommended[system.name] for system in systems}
+        chosen = {each.name: each.rows[at].recommended for each in results[:of_models]}
         shown.append(show(rows[at], folders, chosen))
     about = {"model": settings.model, "candidates": settings.candidate_type}
     write_atomic(settings.output_dir / PAGE_FILE, report_page(results, shown, about))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lavic
-from lavic.embed.identity import ALL, VIEW_FACTS
+from lavic.embed.config import ALL
+from lavic.embed.identity import VIEW_FACTS
 from lavic.errors import AdapterError, InputError
 from lavic.files import read_json, write_json
 from lavic.model.adapters import LoraSettings

@@ -74,8 +74,11 @@ class Catalogue:
         assert self.store is not None, "it has a picture"
         if self.images_per_item == 1 and not self.store.all_image_tokens:
             return None
-        shown = min(self.images_per_item, self.store.images_of(item_id))
-        return sum(self.store.tokens_of(item_id, image) for image in range(shown))
+        return sum(self.store.tokens_of(item_id, image) for image in self._images(self.store, item_id))
+
+    def _images(self, store: ItemStore, item_id: str) -> range:
+        """Which of an item's stored pictures are shown."""
+        return range(min(self.images_per_item, store.images_of(item_id)))
 
     def visual_tokens(self, item_ids: Rows[str]) -> Tensor | None:
         """[n, V, D] of those items that have a picture, in their order; None if there are none.
@@ -88,12 +91,9 @@ class Catalogue:
             return None
         if self.images_per_item == 1:
             return store.tokens(pictured)
-        shown = (
-            store.tokens([item_id], image)
-            for item_id in pictured
-            for image in range(min(self.images_per_item, store.images_of(item_id)))
+        return torch.cat(
+            [store.tokens([item_id], image) for item_id in pictured for image in self._images(store, item_id)]
         )
-        return torch.cat(list(shown))
 
 
 def read_titles(settings: ConversationSettings, skipped: SkipLog) -> dict[str, str]:
