@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lavic.toyshop.kinds import Look
 from lavic.toyshop.optimizers import Optimizers
 from lavic.toyshop.text_tasks import (
     FITS,
@@ -21,6 +23,7 @@ from lavic.toyshop.text_tasks import (
     lookup,
     membership,
     repetition,
+    wish_context,
 )
 from lavic.toyshop.text_training import LABEL_LAYERS, choosing, cosine_rate, pad, text_loss
 from lavic.toyshop.tiny_model import build_tiny_model
@@ -105,6 +108,35 @@ def test_a_third_of_the_choices_has_near_misses_in_every_respect(tokenizer):
     assert fitting.count(2) > 15
     assert fitting.count(1) > 30
     assert fitting.count(3) == 0
+
+
+def test_of_near_misses_in_descriptions_some_differ_in_nothing_but_the_detail(tokenizer):
+    rng = random.Random(12)
+    yes = tokenizer.convert_tokens_to_ids(YES)
+    twins = 0
+    for _ in range(40):
+        exercise = choice(tokenizer, rng, 10, "short")
+        fitting = [
+            [label for label in exercise.labels[FITS][start : end + 1] if label != IGNORE].count(yes)
+            for start, _, end, _ in lines_of(tokenizer, exercise)
+        ]
+        assert fitting.count(4) == 1
+        twins += fitting.count(3)
+    assert twins > 10  # else one in 500 or so
+
+
+def test_a_wish_is_told_in_turns_now_and_then_and_after_another_of_its_kind():
+    mug, cup = Look("mug", "red", "striped", "a lid", "a wall"), Look("mug", "red", "dotted", "a handle", "a wall")
+    rng = random.Random(13)
+    told = [wish_context([mug, cup, replace(mug, kind="cap")], 0, rng, with_detail=False).lower() for _ in range(400)]
+    changed = [context for context in told if "my mind" in context or "not that one" in context]
+    assert 0.28 < len(changed) / len(told) < 0.42
+    assert all(("dot" in context) == (context in changed) for context in told)
+    assert all(context.index("dot") < context.rindex("strip") for context in changed)
+    assert 0.33 < sum("?</comment>" in context for context in told) / len(told) < 0.47  # somebody asks for the rest
+    assert not any("cap" in context for context in told)
+    alone = [wish_context([mug, replace(mug, kind="cap")], 0, rng, with_detail=True) for _ in range(50)]
+    assert all("a lid" in context and "mind" not in context for context in alone)
 
 
 def test_a_place_where_ids_of_one_beginning_part_weighs_more(tokenizer):

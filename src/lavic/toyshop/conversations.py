@@ -16,7 +16,7 @@ from lavic.formats import Conversation, write_conversations
 from lavic.toyshop import requests
 from lavic.toyshop.items import ToyItem, plan_looks
 from lavic.toyshop.look_alikes import Shelf, in_company, shelves_of, unmistakable
-from lavic.toyshop.requests import Wish, wish_for
+from lavic.toyshop.requests import Wish, asked_before, conversation_about, wish_for
 
 #: The folder inside the catalogue's folder.
 CATEGORY = "toy_shop"
@@ -169,7 +169,7 @@ def _planned(offer: dict[bool, list[Shelf]], rng: random.Random, count: int) -> 
     in_turns = rng.random() < IN_TURNS
     others = _other_list(rng, shelf, [right, trap] if trap else [right], count, with_detail)
     conversation = Conversation(
-        context=_context(rng, wish, first_wish, in_turns),
+        context=conversation_about(wish, first_wish, rng, in_turns=in_turns),
         gt_items=(right.item_id,),
         candidates={"st": _shuffled_ids(rng, drawn), "gpt_large": _shuffled_ids(rng, others)},
         answer=requests.answered(LINK + right.item_id, rng),
@@ -178,15 +178,9 @@ def _planned(offer: dict[bool, list[Shelf]], rng: random.Random, count: int) -> 
 
 
 def _trap(rng: random.Random, drawn: Sequence[ToyItem], right: ToyItem) -> ToyItem | None:
-    """A candidate of another colour or pattern, preferably not of both; None if there is none."""
-    differing = [
-        (item, (item.look.colour != right.look.colour) + (item.look.pattern != right.look.pattern)) for item in drawn
-    ]
-    for wanted in (1, 2):
-        traps = [item for item, attributes in differing if attributes == wanted]
-        if traps:
-            return rng.choice(traps)
-    return None
+    """The candidate that was asked for at first."""
+    before = asked_before([item.look for item in drawn], drawn.index(right), rng)
+    return None if before is None else drawn[before]
 
 
 def _other_list(
@@ -198,14 +192,6 @@ def _other_list(
         if len(drawn) > count:
             return [item for item in drawn if item is not include[0]]
     return shelf.draw(rng, count, with_detail=with_detail, include=include)
-
-
-def _context(rng: random.Random, wish: Wish, first_wish: Wish | None, in_turns: bool) -> str:
-    told = first_wish or wish
-    lines = requests.posted_in_turns(told, rng) if in_turns else requests.posted(told, rng)
-    if first_wish is not None:
-        lines += requests.changed(first_wish, wish, rng)
-    return "\n".join([*lines, *requests.closing(rng)])
 
 
 def _shuffled_ids(rng: random.Random, items: Sequence[ToyItem]) -> tuple[str, ...]:

@@ -29,10 +29,10 @@ from lavic.toyshop.text_tasks import (
     YES,
     Exercise,
     answer_weights,
-    context_of,
     first_free,
     item_id,
     tokens_of_id,
+    wish_context,
 )
 
 #: Visual tokens of a picture, and so words in its place.
@@ -99,10 +99,9 @@ class PictureRows:
         """Which of the candidates is asked for? The labels are those of ``text_tasks.choice``."""
         right, with_detail = rng.randrange(candidates), rng.random() < _WITH_DETAIL
         pictures = self._company(rng, candidates, right, with_detail)
-        wanted = self.looks[pictures[right]]
-        words = grammar.short_description(wanted, rng) if with_detail else grammar.phrase(wanted, rng)
+        context = wish_context([self.looks[picture] for picture in pictures], right, rng, with_detail=with_detail)
         rows = [Candidate(item_id(rng), grammar.title(rng), True) for _ in pictures]
-        sequence = self._prompts.sequence(context_of(words, rng), rows, rows[right].item_id)
+        sequence = self._prompts.sequence(context, rows, rows[right].item_id)
         ids, places = list(sequence.input_ids), sequence.placeholders
         for row, picture in enumerate(pictures):
             for place, word in zip(places[PLACES * row :], self.words_of(self.looks[picture]), strict=False):

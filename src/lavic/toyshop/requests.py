@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lavic.toyshop.grammar import PATTERN_WORDS, phrase
@@ -52,6 +53,38 @@ class Wish:
 def wish_for(look: Look, *, with_detail: bool) -> Wish:
     """The wish that a product fulfils."""
     return Wish(look.kind, look.colour, look.pattern, look.detail if with_detail else None)
+
+
+def conversation_about(wish: Wish, first_wish: Wish | None, rng: random.Random, *, in_turns: bool) -> str:
+    """What is said until a recommender answers, in the public format.
+
+    Args:
+        first_wish: what is asked for before the asker changes their mind; None where they do not.
+        in_turns: spread the (first) wish over several comments.
+    """
+    told = first_wish or wish
+    lines = posted_in_turns(told, rng) if in_turns else posted(told, rng)
+    if first_wish is not None:
+        lines += changed(first_wish, wish, rng)
+    return "\n".join([*lines, *closing(rng)])
+
+
+def asked_before(looks: Sequence[Look], right: int, rng: random.Random) -> int | None:
+    """Which product may have been asked for before the right one: of its kind, with another colour or pattern.
+
+    Preferably not with both; None if there is none.
+    """
+    wanted = looks[right]
+    differing = [
+        (index, (look.colour != wanted.colour) + (look.pattern != wanted.pattern))
+        for index, look in enumerate(looks)
+        if look.kind == wanted.kind
+    ]
+    for attributes in (1, 2):
+        possible = [index for index, differ in differing if differ == attributes]
+        if possible:
+            return rng.choice(possible)
+    return None
 
 
 def posted(wish: Wish, rng: random.Random) -> list[str]:

@@ -150,8 +150,12 @@ class Teacher:
                 self.save("describe-part")
 
     def join(self, reading: int, choosing: int) -> None:
-        """A stream of the usual length; then to read pictures in rows as words are read, and to choose among them."""
-        shorten_language_stream(self.model, STREAM_FACTOR)
+        """A stream of the usual length; then to read pictures in rows as words are read, and to choose among them.
+
+        No steps of reading: the model has had this lesson, and practises choosing further.
+        """
+        if reading:
+            shorten_language_stream(self.model, STREAM_FACTOR)
         training = JointTraining(self.model, self.tokenizer, self.train, self.valid, seed=5)
         for step in training.learn(reading, choosing, self.report):
             if step % 200 == 0 or step == reading + choosing:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
 from typing import Literal
@@ -24,7 +25,7 @@ from lavic.model.prefix_cache import common_start
 from lavic.prompts import DEFAULT_PROMPTS, fill
 from lavic.toyshop import grammar
 from lavic.toyshop.kinds import KINDS, Look, combinations, draw_look
-from lavic.toyshop.requests import CHATTER_OR_NONE, REQUESTS
+from lavic.toyshop.requests import CHATTER_OR_NONE, REQUESTS, asked_before, conversation_about, wish_for
 from lavic.toyshop.tokenizer import ID_CHARACTERS
 
 IGNORE = -100
@@ -34,6 +35,10 @@ FITS, OWN, RIGHT = "fits", "own", "right"
 LOOKUP_WEIGHT = 3.0
 #: The words for a label's yes and no.
 YES, NO = "▁is", "▁not"
+#: How often a wish is told in turns, and how often another one was told before.
+_IN_TURNS, _CHANGED = 0.4, 0.35
+#: Of lists of near misses in which the detail is asked for: how many at most differ from the right one in nothing else.
+_TWINS = 3
 #: How candidates are worded: one way; two ways; with the detail; in three sentences.
 Wording = Literal["plain", "phrase", "short", "long"]
 
@@ -207,6 +212,14 @@ def context_of(request: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
+def wish_context(looks: Sequence[Look], right: int, rng: random.Random, *, with_detail: bool) -> str:
+    """A conversation that ends in a wish for the right one of these."""
+    before = asked_before(looks, right, rng) if rng.random() < _CHANGED else None
+    first_wish = None if before is None else wish_for(looks[before], with_detail=with_detail)
+    wish = wish_for(looks[right], with_detail=with_detail)
+    return conversation_about(wish, first_wish, rng, in_turns=rng.random() < _IN_TURNS)
+
+
 @cache
 def _near_misses() -> dict[Combination, list[Combination]]:
     """For each (kind, colour, pattern) of training those that have two of the three."""
@@ -214,11 +227,11 @@ def _near_misses() -> dict[Combination, list[Combination]]:
     return {one: [other for other in known if sum(map(str.__eq__, one, other)) == 2] for one in known}
 
 
-def _candidate_looks(rng: random.Random, count: int, right: int) -> list[Look]:
+def _candidate_looks(rng: random.Random, count: int, right: int, *, with_detail: bool) -> list[Look]:
     """Distinct products: any ones, of one kind, or near misses of the right one.
 
     Without near misses the first word that tells a candidate from the request tells nearly all of them apart, and the
-    others are hardly compared.
+    others are hardly compared. Some differ in nothing but the detail, if it is asked for.
     """
     pool = combinations(held_out=False)
     drawn = rng.random()
@@ -234,22 +247,36 @@ def _candidate_looks(rng: random.Random, count: int, right: int) -> list[Look]:
         others = [combination for combination in pool if combination != wanted and combination not in chosen]
         chosen += rng.sample(others, count - 1 - len(chosen))
         chosen.insert(right, wanted)
+        if with_detail:
+            return _with_twins(rng, [draw_look(rng, combination) for combination in chosen], right)
     return [draw_look(rng, combination) for combination in chosen]
+
+
+def _with_twins(rng: random.Random, looks: list[Look], right: int) -> list[Look]:
+    """Some of the others as the right one is but for the detail, each with another one."""
+    wanted = looks[right]
+    details = [detail for detail in KINDS[wanted.kind].details if detail != wanted.detail]
+    places = [place for place in range(len(looks)) if place != right]
+    twins = dict(zip(rng.sample(places, min(_TWINS, len(places))), rng.sample(details, len(details)), strict=False))
+    return [replace(wanted, detail=twins[place]) if place in twins else look for place, look in enumerate(looks)]
 
 
 def choice(tokenizer: LlamaTokenizer, rng: random.Random, candidates: int, wording: Wording = "short") -> Exercise:
     """Which of the described candidates is asked for? The answer is its whole ID."""
     right = rng.randrange(candidates)
-    looks = _candidate_looks(rng, candidates, right)
     # Descriptions are asked for without their detail now and then.
-    brief = wording in ("plain", "phrase") or rng.random() < 0.3
-    asked = ("colour", "pattern", "kind") if brief else ("colour", "pattern", "kind", "detail")
-    request: Wording = wording if wording == "plain" else "phrase" if brief else "short"
+    with_detail = wording in ("short", "long") and rng.random() >= 0.3
+    looks = _candidate_looks(rng, candidates, right, with_detail=with_detail)
+    asked = ("colour", "pattern", "kind", "detail") if with_detail else ("colour", "pattern", "kind")
     rows = []
     for look in looks:
         text = _described(look, wording, rng)
         rows.append(_Row(item_id(rng), text, _judged_words(look, text, looks[right], asked)))
-    return _asked(tokenizer, context_of(_described(looks[right], request, rng), rng), rows, right)
+    if wording == "plain":
+        context = context_of(grammar.plain_phrase(looks[right]), rng)
+    else:
+        context = wish_context(looks, right, rng, with_detail=with_detail)
+    return _asked(tokenizer, context, rows, right)
 
 
 def _described(look: Look, wording: Wording, rng: random.Random) -> str:
