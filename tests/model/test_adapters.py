@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,15 @@ def test_equal_adapters_are_equal_files(saved, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert fingerprint(folder) == fingerprint(tmp_path / "again")
     assert re.fullmatch("[0-9a-f]{8}", fingerprint(folder))
+
+
+def test_the_same_weights_at_another_scale_are_another_adapter(saved, tmp_path):
+    folder = tmp_path / "louder"
+    shutil.copytree(saved[0], folder)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    for changes, same in ({"lora_dropout": 0.3}, True), ({"lora_alpha": 2 * config["lora_alpha"]}, False):
+        (folder / CONFIG_FILE).write_text(json.dumps({**config, **changes}))
+        assert (fingerprint(folder) == fingerprint(saved[0])) == same
 
 
 # The keys of an adapter_config.json as PEFT 0.6 wrote it; older versions refuse unknown ones.

@@ -13,7 +13,7 @@ from torch import nn
 from lavic.config import VERSIONED_PACKAGES, versions
 from lavic.embed.config import ALL, FIVE
 from lavic.errors import AdapterError
-from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint, read_lora_settings
+from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint
 from lavic.model.load import BaseModel
 from lavic.model.marks import sampled_values
 
@@ -47,7 +47,6 @@ def adapter_mark(folder: Path | None) -> dict[str, str] | None:
     """
     if folder is None:
         return None
-    read_lora_settings(folder)
     try:
         return {"name": folder.resolve().name, "fingerprint": fingerprint(folder)}
     except OSError as error:
@@ -91,8 +90,7 @@ def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if "image_tokens" in wanted and known["image_tokens"] != wanted["image_tokens"]:
         clauses.append(f"{known['image_tokens']} image tokens, not {wanted['image_tokens']}")
     elif _views(known, wanted) != _views(wanted, wanted):
-        was, now = (f"{each['views']} of {each['view_size']} pixels" for each in (known, wanted))
-        clauses.append(f"other views ({was}, not {now})" if was != now else "pictures normalised in another way")
+        clauses.append(_other_views(known, wanted))
     for name, flag in (("dtype", "--store_dtype"), ("precision", "--precision")):
         if name in wanted and known[name] != wanted[name]:
             clauses.append(f"{flag} {known[name]}, not {wanted[name]}")
@@ -102,6 +100,14 @@ def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 def _fingerprint(about: Mapping[str, Any]) -> str:
     adapter = about["adapter"]
     return "none" if adapter is None else str(adapter["fingerprint"])
+
+
+def _other_views(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    was, now = (f"{each['views']} of {each['view_size']} pixels" for each in (known, wanted))
+    if was != now:
+        return f"other views ({was}, not {now})"
+    grids = "grids" in wanted and known.get("grids") != wanted["grids"]
+    return "other grids of tiles" if grids else "pictures normalised in another way"
 
 
 def _views(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Any]:

@@ -170,8 +170,16 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str, card: str) -
 
 
 def fingerprint(folder: Path) -> str:
-    """First 8 hex digits of the weights' SHA-256."""
-    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:8]
+    """First 8 hex digits of a SHA-256 over the weights and their scale: what decides what the adapter does.
+
+    Raises:
+        AdapterError: the folder holds no adapter.
+        OSError: its weights cannot be read.
+    """
+    settings = read_lora_settings(folder)
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes())
+    digest.update(f"scale {settings.alpha / settings.r!r}".encode())
+    return digest.hexdigest()[:8]
 
 
 # -- loading -------------------------------------------------------------------------------------------------
