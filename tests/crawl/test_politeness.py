@@ -137,6 +137,37 @@ def test_a_host_whose_robots_txt_is_in_trouble_is_not_crawled_now(tmp_path: Path
     assert (row["error"], row["passing"], row["attempts"]) == ("http_503", True, 3)
 
 
+def test_of_a_long_robots_txt_the_beginning_is_obeyed(tmp_path: Path) -> None:
+    robots = sends(b"User-agent: *\nDisallow: /secret/\n" + b"# nothing\n" * 60_000)
+    with HostileServer({"/robots.txt": robots}) as server:
+        server.default = sends(GOOD)
+        write_valid(tmp_path, {"a_0.jpg": server.url("/secret/a"), "b_0.jpg": server.url("/b")})
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert server.asked == ["/robots.txt", "/b"]
+    assert rows_of(tmp_path)["a_0.jpg"]["error"] == "robots"
+
+
+def test_a_host_that_wants_a_day_between_requests_holds_nobody_up(tmp_path: Path) -> None:
+    with HostileServer({"/robots.txt": sends(b"User-agent: *\nCrawl-delay: 86400\n")}) as server:
+        server.default = sends(GOOD)
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(3)})
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert server.asked == ["/robots.txt"]
+    rows = rows_of(tmp_path).values()
+    assert {(row["error"], row["passing"]) for row in rows} == {("host_down", True)}
+    assert all("86400 s between requests (robots.txt)" in row["message"] for row in rows)
+
+
+def test_not_modified_is_no_answer_to_who_has_nothing(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        server.default = sends(b"", 304)
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        for _ in range(2):  # the report stays one that can be read
+            assert run_command_line(crawl_words(tmp_path, ignore_robots=True)) == 1
+            row = rows_of(tmp_path)["a_0.jpg"]
+            assert (row["status"], row["error"], row["http_code"]) == ("failed", "bad_answer", 304)
+
+
 def test_noai_can_be_ignored_with_a_flag(tmp_path: Path) -> None:
     with HostileServer({"/a": sends(GOOD, X_Robots_Tag="noai")}) as server:
         write_valid(tmp_path, {"a_0.jpg": server.url("/a")})

@@ -120,7 +120,10 @@ class CrawlSettings(Settings):
         (), "Addresses that are not public but may be asked, such as 10.1.0.0/16; may be given again.", panel=POLITE
     )
     max_wait_s: float = setting(
-        120, "Longest Retry-After that is waited for; a longer one ends the host's turn.", panel=POLITE, gt=0
+        120,
+        "Longest Retry-After or Crawl-delay that is waited for; a longer one ends the host's turn.",
+        panel=POLITE,
+        gt=0,
     )
 
     @field_validator("allow_private")

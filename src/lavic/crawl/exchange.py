@@ -66,8 +66,12 @@ async def request(
     *,
     max_bytes: int,
     timeout_s: float,
+    cut: bool = False,
 ) -> Answer:
     """GET one address, without following redirects.
+
+    Args:
+        cut: of a longer body take the first ``max_bytes`` instead of failing.
 
     Raises:
         CrawlFailure: with ``http_code`` unset if not even headers came: the host may be dead.
@@ -80,7 +84,7 @@ async def request(
         ):
             code = response.status
             if code == 200:
-                body = await _body(response, max_bytes)
+                body = await _body(response, max_bytes, cut=cut)
             else:
                 body = b""
                 if (response.content_length or 0) <= _DRAIN_BYTES and "Content-Length" in response.headers:
@@ -97,13 +101,13 @@ async def request(
         raise _failure(error, code) from error
 
 
-async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The whole body, unpacked.
+async def _body(response: aiohttp.ClientResponse, max_bytes: int, *, cut: bool) -> bytes:
+    """The body, unpacked: whole or, with ``cut``, its beginning.
 
     Raises:
         CrawlFailure: ``too_large``, as told or as counted, or packed in a way that was not asked for.
     """
-    if (response.content_length or 0) > max_bytes:
+    if (response.content_length or 0) > max_bytes and not cut:
         raise _too_large(max_bytes)
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("identity", "", "gzip", "x-gzip", "deflate"):
@@ -115,6 +119,8 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
             chunk = unpacker.decompress(chunk, max_bytes + 1 - len(body))
         body += chunk
         if len(body) > max_bytes:
+            if cut:
+                return bytes(body[:max_bytes])
             raise _too_large(max_bytes)
     if unpacker is not None and not unpacker.eof:
         raise CrawlFailure("cut_off", "the packed body ends early", passing=True, http_code=200)

@@ -147,7 +147,7 @@ class Fetcher:
             if answer.code in _REDIRECTS and "Location" in answer.headers:
                 url = self._next(url, answer)
                 continue
-            return self._result(answer, "" if url == first else str(url))
+            return self._result(answer, conditions, "" if url == first else str(url))
         raise CrawlFailure(
             "too_many_redirects", f"more than {self._settings.max_redirects} redirects", http_code=answer.code
         )
@@ -163,7 +163,9 @@ class Fetcher:
             problem = f"it redirects to where {failure.message}"
             raise CrawlFailure(failure.kind, problem, http_code=answer.code) from failure
 
-    def _result(self, answer: Answer, redirected_to: str) -> Fetched:
+    def _result(self, answer: Answer, conditions: dict[str, str], redirected_to: str) -> Fetched:
+        if answer.code == 304 and not conditions:
+            raise CrawlFailure("bad_answer", "not modified, says the host, but since when was not asked", http_code=304)
         if answer.code not in (200, 304):
             raise http_failure(answer.code, retry_after_s(answer.headers.get("Retry-After")))
         if not self._settings.ignore_x_robots_tag and forbids_ai(answer.tags, self._agent):
@@ -177,7 +179,7 @@ class Fetcher:
             answer.framed,
         )
 
-    async def _ask(self, url: URL, headers: dict[str, str], spent: Try, max_bytes: int) -> Answer:
+    async def _ask(self, url: URL, headers: dict[str, str], spent: Try, max_bytes: int, *, cut: bool = False) -> Answer:
         """One request, when it is this one's turn."""
         assert self._session is not None
         host = self._hosts.get(url.raw_authority)
@@ -190,7 +192,9 @@ class Fetcher:
                 begun = time.monotonic()
                 timeout_s = min(self._settings.timeout_s, spent.left_s)
                 try:
-                    answer = await request(self._session, url, headers, max_bytes=max_bytes, timeout_s=timeout_s)
+                    answer = await request(
+                        self._session, url, headers, max_bytes=max_bytes, timeout_s=timeout_s, cut=cut
+                    )
                 except CrawlFailure as failure:
                     self._note_failure(host, failure)
                     raise
@@ -245,12 +249,7 @@ class Fetcher:
         url = origin.with_path("/robots.txt")
         spent = Try(self._settings.deadline_s)
         for _ in range(self._settings.max_redirects + 1):
-            try:
-                answer = await self._ask(url, {}, spent, MAX_ROBOTS_BYTES)
-            except CrawlFailure as failure:
-                if failure.kind == "too_large":
-                    return _ALL
-                raise
+            answer = await self._ask(url, {}, spent, MAX_ROBOTS_BYTES, cut=True)
             if answer.code not in _REDIRECTS or "Location" not in answer.headers:
                 break
             url = self._next(url, answer)
@@ -266,6 +265,9 @@ class Fetcher:
         if answer.code != 200:
             return _ALL
         rules = parse_robots(answer.body.decode("utf-8", "replace"), self._agent)
-        host = self._hosts.get(origin.raw_authority)
-        host.interval_s = max(host.interval_s, rules.crawl_delay_s)
+        host, delay_s = self._hosts.get(origin.raw_authority), rules.crawl_delay_s
+        if delay_s > self._settings.max_wait_s:
+            host.leave_alone(delay_s, f"{host.name} asks for {delay_s:.0f} s between requests (robots.txt)")
+        else:
+            host.interval_s = max(host.interval_s, delay_s)
         return rules
