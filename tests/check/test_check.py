@@ -135,6 +135,18 @@ def test_half_of_the_pictures_gone_is_no_go_unless_it_is_allowed(
     assert "asks for more than there are" in rows(document, "warning")["training samples"]["found"]
 
 
+def test_what_is_no_sample_counts_towards_max_samples_as_it_does_in_the_run(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = train_rows(world)
+    long = next(iter(metadata))
+    metadata[long]["image_descriptions_llava_cleaned"] = {f"{long}_0.jpg": "word " * 5000}
+    write_train_rows(world, metadata)
+    document = checked(capsys, flags(world, tmp_path / "out", max_samples=4), code=0)
+    assert "training samples" in rows(document, "ok")
+    assert document["train"]["samples"] == 3
+
+
 def test_no_folder_of_pictures_is_no_go(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(world / "valid_images")
     stops = rows(checked(capsys, flags(world, tmp_path / "out"), code=1), "no_go")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -119,6 +120,8 @@ def test_the_size_of_a_file_is_that_of_its_upright_picture(tmp_path):
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     assert picture_size(tmp_path / "a.jpg") == (20, 30)
     assert picture_size(tmp_path / "b.jpg") is None
+    os.mkfifo(tmp_path / "c.jpg")
+    assert picture_size(tmp_path / "c.jpg") is None  # nobody writes into it: reading would wait for ever
 
 
 def test_a_wording_must_not_spell_the_picture(base):

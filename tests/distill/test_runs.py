@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,19 @@ def test_halves_that_a_killed_run_left_are_gone_after_one_that_ended_well(
     assert not list(output.rglob(".*.part"))
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_finished_run_whose_checkpoint_was_deleted_is_not_begun_anew(
+    world: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], resume: bool
+) -> None:
+    output = Path(shutil.copytree(finished, tmp_path / "out"))
+    (output / CHECKPOINT_FILE).unlink()
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    sentence = refused(capsys, flags(world, output, **HARD, resume=resume))
+    assert "holds a finished run without its checkpoint.safetensors" in sentence
+    assert "Replace it with --overwrite" in sentence
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
 class KilledError(RuntimeError):
     """Stands for the end of the process at an awkward place."""
 
@@ -307,7 +321,8 @@ def test_accumulated_micro_batches_are_one_batch(world: Path, tmp_path: Path) ->
     one, many = (load_file(tmp_path / name / CHECKPOINT_FILE) for name in ("one", "many"))
     for name in one:
         if name.startswith("optimizer/exp_avg/"):
-            torch.testing.assert_close(one[name], many[name], rtol=2e-3, atol=1e-7)
+            # By a tensor's length: fp32 rounds each number by a share of the largest, not of itself.
+            assert (one[name] - many[name]).norm() <= 1e-4 * one[name].norm(), name
 
 
 def test_early_stopping_ends_after_validations_that_did_not_help(world: Path, tmp_path: Path) -> None:

@@ -282,10 +282,11 @@ def test_a_checkpoint_comes_every_so_many_steps_and_behind_each_validation():
     assert task.called("save") == [2, 4, 5, 5]
 
 
-def test_a_checkpoint_comes_every_so_many_minutes():
+def test_a_checkpoint_comes_every_so_many_minutes_and_leaves_no_row_that_a_slower_run_would_not_have():
     task = ToyTask(one_by_one(4), wait_s=0.03)
-    trained(task, checkpoint_minutes=0.02 / 60, lr=0.01)
-    assert task.called("save") == [1, 2, 3, 4, 4]
+    trained(task, checkpoint_minutes=0.02 / 60, checkpoint_steps=2, lr=0.01)
+    assert task.called("save quietly") == [1, 3]
+    assert task.called("save") == [2, 4, 4]  # step 4 ends the epoch, and the run
 
 
 def test_only_a_lower_loss_is_the_best():

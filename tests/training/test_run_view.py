@@ -124,6 +124,15 @@ def test_the_best_is_the_one_whose_adapter_is_kept(tmp_path: Path) -> None:
     assert best.step == 1
 
 
+def test_where_a_row_says_what_it_was_judged_by_that_decides(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        log.validation(1, val_loss=0.40, val_perplexity=1.5, hr_at_1=0.5, judged_by=0.502)
+        log.validation(2, val_loss=0.60, val_perplexity=1.8, hr_at_1=0.7, judged_by=0.303)
+    best = read_run(tmp_path / "out").best
+    assert best is not None
+    assert best.step == 2
+
+
 def test_the_smoothed_loss_is_the_mean_of_the_last_steps(tmp_path: Path) -> None:
     with open_log(tmp_path) as log:
         for step in range(1, 31):

@@ -121,8 +121,12 @@ class DataSet:
 
     @property
     def complete(self) -> bool:
-        """Whether ``--max_samples`` is reached: then what was left out on the way does not matter."""
-        return self.place.max_samples is not None and len(self.samples) >= self.place.max_samples
+        """Whether ``--max_samples`` is reached: then what was left out on the way does not matter.
+
+        The run counts pictures that are there, so those that turn out to be no sample are counted too.
+        """
+        there = len(self.samples) + len(self.unfit) - len(self.missing)
+        return self.place.max_samples is not None and there >= self.place.max_samples
 
 
 def look_at(

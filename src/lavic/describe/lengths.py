@@ -8,6 +8,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from transformers.image_processing_utils import select_best_resolution
 
+from lavic.files import open_regular
+
 _TURNED = (5, 6, 7, 8)  # values of EXIF's orientation for a quarter turn
 _ORIENTATION = 0x0112
 
@@ -40,7 +42,7 @@ def image_token_count(config: Any, size: tuple[int, int]) -> int:
 def picture_size(path: Path) -> tuple[int, int] | None:
     """(width, height) from a file's first bytes, upright; None where they say nothing (reading it will tell why)."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as stream, Image.open(stream) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION) in _TURNED if image.format == "JPEG" else False
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):

@@ -263,7 +263,8 @@ class Trainer:
             settings.checkpoint_minutes > 0 and time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
         )
         if validates or by_steps or by_time:
-            self._save()
+            # What a clock decides leaves no row: runs of different speed have the same ones.
+            self._save(record=validates or by_steps)
         if self._interrupts.requested:
             self._stop()
 

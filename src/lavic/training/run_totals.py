@@ -27,9 +27,9 @@ class Validation:
 
     @property
     def judged_by(self) -> float | None:
-        """The loss that the best adapter is chosen by: with EOS, where it was measured."""
-        with_eos = number(self.fields, "val_loss_with_eos")
-        return self.val_loss if with_eos is None else with_eos
+        """What the best adapter is chosen by, lower is better: as the row says, or the loss, with EOS if measured."""
+        named = (number(self.fields, name) for name in ("judged_by", "val_loss_with_eos"))
+        return next((value for value in named if value is not None), self.val_loss)
 
 
 class RunTotals:

@@ -91,8 +91,7 @@ class TrainingRun(Generic[S]):
     def finished_already(self) -> Outcome:
         """Say so; a run that was killed between its last checkpoint and its last line gets that line."""
         folder = self.settings.output_dir
-        rows = read_rows(folder / EVENTS_FILE)
-        if not any(row["kind"] == "end" and row.get("status") == "finished" for row in rows):
+        if not _has_finished(folder):
             with self._open_log(None) as log:
                 self._log_end(log)
         (folder / PROCESS_FILE).unlink(missing_ok=True)
@@ -162,11 +161,21 @@ def _prepare_folder(settings: TrainingSettings, known: tuple[str, ...]) -> RunSt
         # A run that found nothing to train on: it left the list of what was wrong with the data, no more.
         skipped.unlink()
     state = read_state(folder) if folder.is_dir() and not settings.overwrite else None
-    holds = ""
+    holds, can_resume = "", True
     if state is not None:
         holds = f"a run at step {state.step}" + (" (finished)" if state.finished else "")
-    prepare_output(folder, resume=settings.resume, overwrite=settings.overwrite, known=known, holds=holds)
-    return state if settings.resume else None
+    elif not settings.overwrite and _has_finished(folder):
+        # Begun anew by --resume, it would lose its adapter without a word.
+        holds, can_resume = f"a finished run without its {CHECKPOINT_FILE}, which --resume needs", False
+    resume = settings.resume and can_resume
+    prepare_output(folder, resume=resume, overwrite=settings.overwrite, known=known, holds=holds, can_resume=can_resume)
+    return state if resume else None
+
+
+def _has_finished(folder: Path) -> bool:
+    """Whether the rows of a run in this folder come to its end."""
+    rows = read_rows(folder / EVENTS_FILE)
+    return any(row["kind"] == "end" and row.get("status") == "finished" for row in rows)
 
 
 def run_identity(

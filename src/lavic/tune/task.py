@@ -115,12 +115,14 @@ class TuneTask(TrainTask):
         """What the best adapter is chosen by: most hits, then the lower loss."""
         started = time.monotonic()
         self.last = found = self.measure(between_batches)
+        judged_by = -float(step) if self.keep_last else found.order
         self.log.validation(
             step,
             val_loss=found.loss,
             val_perplexity=found.perplexity,
             hr_at_1=found.hr_at_1,
             ceiling=found.with_right / found.rows,
+            judged_by=judged_by,
             samples=found.rows,
             seconds=round(time.monotonic() - started, 2),
         )
@@ -128,7 +130,7 @@ class TuneTask(TrainTask):
             f"Step {step}: hr@1={found.hr_at_1:.4f} of at most {found.with_right / found.rows:.4f}, "
             f"val_loss={found.loss:.4f} val_perplexity={found.perplexity:.4f}, {found.rows} conversations"
         )
-        return -float(step) if self.keep_last else found.order
+        return judged_by
 
     def measure(self, between_batches: Callable[[], None] = lambda: None) -> ChoiceQuality:
         """Quality on the validation rows with the current weights, dropout off."""
