@@ -13,7 +13,7 @@ from lavic.model.accelerations import Accelerations
 from lavic.model.choices import choice_row, collate_choices, score_choices
 from lavic.model.load import TINY, load_base
 from lavic.model.losses import target_loss
-from lavic.model.prefix_cache import PrefixCache
+from lavic.model.prefix_cache import PrefixCache, shared_length
 from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
@@ -146,6 +146,21 @@ def test_the_cached_instruction_changes_nothing(model, prompts):
     language_model = model.llava.model.language_model
     prefix = PrefixCache(language_model, model.llava.get_input_embeddings(), trees[0].prompt_ids[:12])
     plain, cached = score_choices(model, batch, tokens), score_choices(model, batch, tokens, prefix=prefix)
+    for one, other in zip(plain.log_probs, cached.log_probs, strict=True):
+        assert other == pytest.approx(one, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_prompt_that_is_shared_as_a_whole_changes_nothing(model, prompts, rows):
+    candidates = some_candidates(random.Random(5), 4, 0.0)
+    trees = [prompts.choices(CONTEXT, candidates) for _ in range(rows)]
+    batch, nothing = collate_choices(trees, prompts.builder.pad_id), tokens_for(model, [])
+    prefix = PrefixCache(
+        model.llava.model.language_model,
+        model.llava.get_input_embeddings(),
+        trees[0].prompt_ids[: shared_length(trees)],
+    )
+    plain, cached = score_choices(model, batch, nothing), score_choices(model, batch, nothing, prefix=prefix)
     for one, other in zip(plain.log_probs, cached.log_probs, strict=True):
         assert other == pytest.approx(one, abs=1e-6)
 

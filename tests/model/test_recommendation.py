@@ -133,6 +133,22 @@ def test_one_endless_word_is_shortened(base):
     assert len(prompts.sequence(context, CANDIDATES, "B000000000").input_ids) <= 700
 
 
+def test_a_submission_that_ends_the_text_and_is_too_long_keeps_its_start(base, count):
+    post = "<submission>" + "I want a mug. " * 300 + "</submission>"
+    short = shorten(post, 200, encoder(base))
+    assert short.startswith("<submission>I want a mug. I want")
+    assert short.endswith(CUT)
+    assert 190 < count(short) <= 204
+
+
+def test_a_text_without_a_submission_loses_its_middle(base):
+    words = " ".join(f"{number}" for number in range(2000))
+    head, tail = shorten(words, 200, encoder(base)).split(CUT)
+    assert words.startswith(head)
+    assert words.endswith(tail)
+    assert min(len(head), len(tail)) > 50
+
+
 @pytest.mark.parametrize("tokens", [5, 20, 60, 200])
 def test_shortening_keeps_to_its_room(base, count, tokens):
     short = shorten(LONG, tokens, encoder(base))

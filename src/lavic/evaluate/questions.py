@@ -81,7 +81,7 @@ class Questions:
         else:
             notes = SkipLog()
             if store is not None:
-                check_store(store, self._base, adapter, where=str(self._settings.item_store))
+                check_store(store, self._base, adapter, where=str(store.folder))
             first, _ = next(iter(self._known.values()))
             choosing = replace(first, catalogue=replace(first.catalogue, store=store, skipped=notes))
         path = category_file(self._settings, self._settings.split)

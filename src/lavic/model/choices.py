@@ -162,8 +162,10 @@ def prompt_past(language_model: nn.Module, embeds: Tensor, before: Past) -> Past
     of the 32 layers of a 7B nearly one is saved.
 
     Args:
-        embeds: [B, n, D] input embeddings behind ``before``.
+        embeds: [B, n, D] input embeddings behind ``before``; none are left where all of the prompt is shared.
     """
+    if embeds.shape[1] == 0:
+        return before
     layers: list[nn.Module] = list(language_model.layers)  # type: ignore[arg-type]
     if not isinstance(layers[-1], LlamaDecoderLayer | MistralDecoderLayer):
         return recorded_past(language_model, embeds, before)

@@ -15,8 +15,8 @@ _COMMENT = "<comment>"
 def shorten(context: str, tokens: int, encode: Callable[[str], Encoding]) -> str:
     """At most about ``tokens`` tokens of a conversation: the start of the submission and the latest comments.
 
-    The submission gets half of the room, or more where the comments do not fill theirs. The later part starts with a
-    whole comment if one begins in its first half.
+    The submission gets half of the room, or more where the comments do not fill theirs; a text without one is halved.
+    The later part starts with a whole comment if one begins in its first half.
 
     Args:
         encode: reads everything as text (``SequenceBuilder.encode``).
@@ -27,10 +27,13 @@ def shorten(context: str, tokens: int, encode: Callable[[str], Encoding]) -> str
     room = tokens - len(encode(CUT).ids)
     if room < 2:
         return ""
-    end_of_post = context.find(_END_OF_POST) + len(_END_OF_POST)
-    post = sum(start < end_of_post for start, _ in places) if _END_OF_POST in context else 0
-    first = min(post, max(room // 2, room - (len(places) - post)))
-    start_of_rest = places[len(places) - (room - first)][0]
+    first = room // 2
+    if _END_OF_POST in context:
+        end_of_post = context.find(_END_OF_POST) + len(_END_OF_POST)
+        post = sum(start < end_of_post for start, _ in places)
+        first = min(post, max(first, room - (len(places) - post)))
+    rest = room - first
+    start_of_rest = places[-rest][0] if rest else len(context)
     comment = context.find(_COMMENT, start_of_rest)
     if start_of_rest < comment <= (start_of_rest + len(context)) // 2:
         start_of_rest = comment
