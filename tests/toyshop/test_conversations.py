@@ -121,6 +121,8 @@ def test_all_that_is_asked_for_is_said_and_without_a_change_of_mind_nothing_else
         submission = context[: context.index("</submission>")]
         told = row.first_wish or row.wish
         assert says(submission, told) != row.in_turns, context
+        # Capitals make other tokens of the words that decide.
+        assert not any(re.search(rf"\b{word.capitalize()}\b", context) for word in (*COLOURS, *grammar.PATTERN_WORDS))
         assert says(context, told), context
         if row.first_wish is None:
             assert [colour for colour in COLOURS if re.search(rf"\b{colour}\b", context.lower())] == [row.wish.colour]

@@ -25,7 +25,7 @@ from lavic.tune.run import run as run_tune
 from lavic.tune.task import ADAPTER_FOLDER
 
 BATCH_SIZE = 16
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-4
 #: Folders of a recommender and of the item store that it sees, by the system's name.
 FOLDERS: dict[str, tuple[str, str | None]] = {
     LAVIC: ("tuned", "item_store"),

@@ -38,7 +38,7 @@ from lavic.toyshop.text_training import Batch, Report, choice_accuracy, choosing
 READER_RATE, LATER_READER_RATE, RATE = 2.5e-3, 2e-4, 4e-4
 #: How often a step is which lesson, while reading is learnt and behind that.
 READING = {"read": 1.0}
-CHOOSING = {"read": 0.1, "describe": 0.45, "text": 0.1, "rows": 0.35}
+CHOOSING = {"read": 0.05, "describe": 0.3, "text": 0.1, "rows": 0.55}
 #: Sequences of a step; one token a view makes short ones, few candidates too.
 READING_BATCH, DESCRIBING_BATCH, CANDIDATES = 10, 48, 160
 _WARMUP = 30

@@ -101,7 +101,8 @@ def posted_in_turns(wish: Wish, rng: random.Random) -> list[str]:
     else:
         opening = rng.choice((_with_article(f"{before} {wish.kind}"), f"{_with_article(wish.kind)} {after}"))
         answer, asked_for = wish.colour, "colour"
-    answer = answer[0].upper() + answer[1:]
+    # Never first in a sentence: its words are other tokens in capitals, whose spelling the tiny model has not read.
+    answer = f"Preferably {answer}"
     lines = [_submission(opening, rng), _comment(rng.choice(_QUESTIONS[asked_for]))]
     if wish.detail is None:
         return [*lines, _comment(f"{answer}, please.")]

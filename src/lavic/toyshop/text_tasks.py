@@ -213,11 +213,18 @@ def context_of(request: str, rng: random.Random) -> str:
 
 
 def wish_context(looks: Sequence[Look], right: int, rng: random.Random, *, with_detail: bool) -> str:
-    """A conversation that ends in a wish for the right one of these."""
+    """A conversation that ends in a wish for the right one of these.
+
+    The second wording of a pattern ("with dots"), which no candidate's line may hold, is learnt more slowly: it comes
+    in some 60 % instead of 35 %.
+    """
     before = asked_before(looks, right, rng) if rng.random() < _CHANGED else None
     first_wish = None if before is None else wish_for(looks[before], with_detail=with_detail)
-    wish = wish_for(looks[right], with_detail=with_detail)
-    return conversation_about(wish, first_wish, rng, in_turns=rng.random() < _IN_TURNS)
+    wish, in_turns = wish_for(looks[right], with_detail=with_detail), rng.random() < _IN_TURNS
+    context = conversation_about(wish, first_wish, rng, in_turns=in_turns)
+    if grammar.PATTERN_WORDS[wish.pattern][1] in context:
+        return context
+    return conversation_about(wish, first_wish, rng, in_turns=in_turns)
 
 
 @cache
