@@ -11,18 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_world import refused, skipped
-from tune_world import CATEGORY, make_shop, rows_of, tune_flags, write_rows
+from tune_world import CATEGORY, evaluate_flags, make_shop, rows_of, tune_flags, write_rows
 
 from lavic.cli.main import run_command_line
 from lavic.files import sha256_file
 from lavic.formats import NO_TITLE
 from lavic.model.adapters import canonical_key, language_linears
+from lavic.model.choices import ChoiceScores, score_choices
 from lavic.model.load import TINY, load_base
 from lavic.training import base_model
 from lavic.training.checkpoints import CHECKPOINT_FILE
 from lavic.training.loop import Trainer
 from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS
+from lavic.tune import scoring
 from lavic.tune.card import RECOMMENDER_FILE, read_recommender
+from lavic.tune.config import PUBLISHED, TuneSettings
 from lavic.tune.task import ADAPTER_FOLDER, TuneTask
 
 
@@ -145,6 +148,31 @@ def test_as_published(shop: Path, tmp_path: Path) -> None:
     assert "teach_eos: false" in config
     assert "shuffle_candidates: false" in config
     assert events(output)[-1]["best_step"] == 12  # the last
+
+
+@pytest.mark.parametrize("said", [True, 1, "yes", "on", "True", "1"])
+def test_as_published_however_yes_is_spelt(said: Any) -> None:
+    settings = TuneSettings(published=said, text_only=True, item_store=None)
+    assert {name: getattr(settings, name) for name in PUBLISHED} == PUBLISHED
+
+
+def test_scores_that_are_no_numbers_end_the_run_in_one_sentence(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def astray(*arguments: Any, **more: Any) -> ChoiceScores:
+        found = score_choices(*arguments, **more)
+        found.log_probs[-1][0] = float("nan")
+        return found
+
+    monkeypatch.setattr(scoring, "score_choices", astray)
+    assert run_command_line(tune_flags(shop, tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert "the scores of candidates are no finite numbers" in said
+    assert "Traceback" not in said
+    assert run_command_line(evaluate_flags(shop, tmp_path / "ev")) == 2
+    assert "the scores of candidates are no finite numbers" in capsys.readouterr().err
+    # Nothing is kept that each repetition would stumble over.
+    assert not any("nan" in path.read_text().lower() for path in (tmp_path / "ev" / "answers").iterdir())
 
 
 def test_published_is_at_odds_with_its_contrary(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

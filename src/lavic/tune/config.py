@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import TypeAdapter, ValidationError, field_validator, model_validator
 
 from lavic.config import Settings, setting
 from lavic.errors import ConfigError
@@ -19,6 +19,14 @@ PUBLISHED = {
     "repeat_right_items": True,
     "keep_last": True,
 }
+
+
+def _says_yes(value: Any) -> bool:
+    """Whether a setting of yes or no will be read as yes, however it is spelt; what is neither is refused later."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
 
 
 class ConversationSettings(Settings):
@@ -124,7 +132,7 @@ class TuneSettings(ConversationSettings, TrainingSettings):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("published") not in (True, "true"):
+        if not isinstance(values, dict) or not _says_yes(values.get("published", False)):
             return values
         against = [name for name, value in PUBLISHED.items() if values.get(name, value) != value]
         if against:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lavic.errors import TrainingError
 from lavic.metrics import TokenMean, rank
 from lavic.model.choices import collate_choices, score_choices
 from lavic.model.recommendation import Candidate, RecommendationPrompts
@@ -55,6 +57,9 @@ def score_rows(
         known: scores by the row's place that are there already; a batch of which one is missing is scored again, for
             its shape decides the last bits.
         on_batch: called with the scores of each batch.
+
+    Raises:
+        TrainingError: a score is no finite number.
     """
     trees = [prompts.choices(row.context, row.candidates) for row in rows]
     prefix = model.prefix_of(trees)
@@ -67,6 +72,13 @@ def score_rows(
         found = score_choices(model, collated, tokens, prefix=prefix)
         numbers = zip(batch, found.log_probs, found.tokens, strict=True)
         new = {at: RowScores(tuple(log_probs), tuple(counts)) for at, log_probs, counts in numbers}
+        if not all(math.isfinite(score) for each in new.values() for score in each.log_probs):
+            # Before anybody keeps it: nothing could be ranked by it, now or later.
+            names = ", ".join(candidate.item_id for candidate in rows[min(new)].candidates[:3])
+            raise TrainingError(
+                f"the scores of candidates are no finite numbers, near the row of {names}, ...",
+                remedy="The weights have gone astray: lower --lr, or use another --precision.",
+            )
         scores |= new
         on_batch(new)
     return [scores[at] for at in range(len(rows))]
