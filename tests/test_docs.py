@@ -25,7 +25,7 @@ PAGES = [*READMES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROO
 FOREIGN_FLAGS = {
     *("--bind", "--directory"),
     *("--index-url", "--system-site-packages", "--local-dir", "--logdir"),
-    *("--work", "--output", "--describe-steps", "--threads", "--tower", "--start"),
+    *("--work", "--output", "--describe-steps", "--threads", "--tower", "--start", "--read-steps"),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from transformers.image_processing_utils import select_best_resolution
 
+from lavic.errors import InputError
 from lavic.files import open_regular
 
 _TURNED = (5, 6, 7, 8)  # values of EXIF's orientation for a quarter turn
@@ -45,7 +46,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         with open_regular(path) as stream, Image.open(stream) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION) in _TURNED if image.format == "JPEG" else False
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (InputError, OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     if not (width and height):
         return None
