@@ -22,6 +22,7 @@ from lavic.distill.config import DistillSettings
 from lavic.distill.task import ADAPTER_FOLDER, DistillMicroStep, DistillTask
 from lavic.files import sha256_file
 from lavic.model.load import load_base
+from lavic.training import base_model
 from lavic.training.checkpoints import CHECKPOINT_FILE, read_state
 from lavic.training.runs import loop_settings
 
@@ -309,7 +310,9 @@ def test_training_leaves_every_frozen_weight_as_it_was(
     assert any(float(tensor.abs().sum()) > 0 for name, tensor in trained.items() if "lora_B" in name)
 
 
-def test_accumulated_micro_batches_are_one_batch(world: Path, tmp_path: Path) -> None:
+def test_accumulated_micro_batches_are_one_batch(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In fp32 the rounding of sums in another order hides small differences.
+    monkeypatch.setattr(base_model, "weights_dtype", lambda _: torch.float64)
     # One step over 16 samples, once as 16 and once as 6 uneven micro-batches: the same mean over tokens.
     losses = []
     for name, size, accumulation in (("one", 16, 1), ("many", 3, 6)):
@@ -321,8 +324,7 @@ def test_accumulated_micro_batches_are_one_batch(world: Path, tmp_path: Path) ->
     one, many = (load_file(tmp_path / name / CHECKPOINT_FILE) for name in ("one", "many"))
     for name in one:
         if name.startswith("optimizer/exp_avg/"):
-            # By a tensor's length: fp32 rounds each number by a share of the largest, not of itself.
-            assert (one[name] - many[name]).norm() <= 1e-4 * one[name].norm(), name
+            torch.testing.assert_close(one[name], many[name], rtol=1e-6, atol=1e-12)
 
 
 def test_early_stopping_ends_after_validations_that_did_not_help(world: Path, tmp_path: Path) -> None:

@@ -215,8 +215,8 @@ def context_of(request: str, rng: random.Random) -> str:
 def wish_context(looks: Sequence[Look], right: int, rng: random.Random, *, with_detail: bool) -> str:
     """A conversation that ends in a wish for the right one of these.
 
-    The second wording of a pattern ("with dots"), which no candidate's line may hold, is learnt more slowly: it comes
-    in some 60 % instead of 35 %.
+    The second wording of a pattern is learnt more slowly: pictures are taught as "dotted", never as "with dots". So it
+    comes in some 60 % of these conversations, in 35 % of the shop's.
     """
     before = asked_before(looks, right, rng) if rng.random() < _CHANGED else None
     first_wish = None if before is None else wish_for(looks[before], with_detail=with_detail)
