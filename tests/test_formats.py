@@ -575,6 +575,28 @@ def test_a_case_is_counted_once_also_after_resuming(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_case_is_the_same_when_the_data_have_moved(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    SkipLog(path).add(file="here/images/B1_0.jpg", where="item B1", reason="the file is empty")
+    again = SkipLog(path, resume=True)
+    again.add(file="/there/pictures/B1_0.jpg", where="item B1", reason="the file is empty")
+    assert again.count == 1
+
+
+def test_a_list_without_a_place_is_held_until_it_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    log = SkipLog(aside=True)
+    log.add(file="f", where="line 1", reason="the text is empty")
+    assert list(tmp_path.iterdir()) == []
+    log.keep_at(path)
+    log.add(file="f", where="line 2", reason="the text is empty")
+    assert [row["where"] for row in read_jsonl(path)] == ["line 1", "line 2"]
+    assert log.count == 2
+    nothing = SkipLog(aside=True)
+    nothing.keep_at(tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
 def test_hostile_values_cannot_grow_the_counts(tmp_path: Path) -> None:
     log = SkipLog(tmp_path / "skipped.jsonl")
     for number in range(300):

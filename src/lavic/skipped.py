@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from lavic.errors import OutputError
-from lavic.files import append_jsonl, read_jsonl
+from lavic.files import append_jsonl, atomic_path, json_line, read_jsonl
 
 # A reason is a fixed wording, so there are a few dozen; the limits hold where a caller puts data into one.
 MAX_REASONS = 200
@@ -25,6 +27,7 @@ class SkipLog:
     Args:
         path: where the list goes, usually ``<output>/skipped.jsonl``; rows reach it as they are found, so a
             killed run leaves them. Without a path, cases are only counted.
+        aside: there is no path yet: hold the list until ``keep_at`` says where it goes.
         resume: keep what an earlier part of the same run listed, and count it; otherwise start an empty list.
 
     Raises:
@@ -36,8 +39,9 @@ class SkipLog:
         notes: what was counted without costing a row, such as missing titles.
     """
 
-    def __init__(self, path: Path | None = None, *, resume: bool = False) -> None:
+    def __init__(self, path: Path | None = None, *, resume: bool = False, aside: bool = False) -> None:
         self.path = path
+        self._aside: IO[bytes] | None = tempfile.TemporaryFile() if aside else None  # noqa: SIM115 (close() does)
         self.count = 0
         self.by_reason: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
@@ -58,12 +62,28 @@ class SkipLog:
         """List one case: the file, the line or ID in it, the key concerned, and why."""
         row = {"file": str(file), "where": where, "key": key, "reason": reason}
         row = {name: text[:MAX_FIELD_CHARS] for name, text in row.items()}
-        if self._count(row) and self.path is not None:
+        if not self._count(row):
+            return
+        if self.path is not None:
             append_jsonl(self.path, row)
+        elif self._aside is not None:
+            self._aside.write(json_line(row))
+
+    def keep_at(self, path: Path) -> None:
+        """From now on the list is here; what was held until now goes there, if there is any."""
+        assert self._aside is not None, "the list has a place already"
+        if self._aside.tell():
+            self._aside.seek(0)
+            with atomic_path(path) as part, part.open("wb") as file:
+                shutil.copyfileobj(self._aside, file)
+        self._aside.close()
+        self.path, self._aside = path, None
 
     def _count(self, row: dict[str, str]) -> bool:
         """Count a case, unless it is known already."""
-        joined = "\0".join(row.values()).encode("utf-8", "surrogatepass")
+        # By the file's name alone: a resumed run may find its data in another folder.
+        same = {**row, "file": PurePath(row["file"]).name}
+        joined = "\0".join(same.values()).encode("utf-8", "surrogatepass")
         mark = hashlib.blake2b(joined, digest_size=16).digest()
         if mark in self._seen:
             return False
@@ -99,3 +119,5 @@ class SkipLog:
     def close(self) -> None:
         """Forget which cases were seen; the counts stay."""
         self._seen.clear()
+        if self._aside is not None:
+            self._aside.close()

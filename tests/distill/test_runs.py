@@ -26,6 +26,13 @@ from lavic.training import base_model
 from lavic.training.checkpoints import CHECKPOINT_FILE, read_state
 from lavic.training.runs import loop_settings
 
+
+def tree_hashes(folder: Path) -> dict[str, str]:
+    """Every file but the lock, by its content."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lavic.lock")
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
+
+
 # Dropout, shuffling, workers, uneven accumulation, warm-up, cosine, validation inside the epoch.
 HARD = {
     "batch_size": 3,
@@ -247,6 +254,41 @@ def test_a_full_folder_is_refused_without_resume_or_overwrite(
     assert sha256_file(finished / CHECKPOINT_FILE) == before
 
 
+def test_a_run_is_replaced_only_once_data_and_model_can_be_used(
+    world: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    before = tree_hashes(output)
+    metadata = tmp_path / "bad.json"
+    metadata.write_text("{")
+    assert str(metadata) in refused(capsys, flags(world, output, **{**HARD, "train_data": metadata}, overwrite=True))
+    weights = tmp_path / "model"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    refused(capsys, flags(world, output, **HARD, model=weights, overwrite=True))
+    assert tree_hashes(output) == before
+
+
+def test_a_run_that_replaces_another_lists_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = make_world(tmp_path / "shop")
+    output = tmp_path / "out"
+    assert run_command_line(flags(shop, output, max_steps=1)) == 0
+    next((shop / "train_images").iterdir()).unlink()
+    assert run_command_line(flags(shop, output, max_steps=2, overwrite=True)) == 0
+    (row,) = skipped(output)
+    assert "skipped.jsonl lists them" in capsys.readouterr().err
+    state = read_state(output)
+    assert state is not None
+    assert state.step == 2
+    assert row["reason"]
+    # Nothing of the old list is left either.
+    assert run_command_line(flags(make_world(tmp_path / "whole"), output, max_steps=1, overwrite=True)) == 0
+    assert skipped(output) == []
+
+
 def test_resuming_with_other_settings_names_them(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,6 +395,16 @@ def test_require_criteria_decides_the_exit_code(world: Path, tmp_path: Path) -> 
     wanted = {"max_steps": 1, "adapter_size_mb": 99, "overwrite": True}
     assert run_command_line(flags(world, tmp_path / "out", **wanted)) == 0
     assert run_command_line(flags(world, tmp_path / "out", **wanted, require_criteria=True)) == 1
+
+
+def test_a_run_that_has_finished_is_judged_again_if_the_exit_code_is_to_tell(
+    world: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = {**HARD, "resume": True, "adapter_size_mb": 99}
+    assert run_command_line(flags(world, finished, **wanted)) == 0
+    assert run_command_line(flags(world, finished, **wanted, require_criteria=True)) == 1
+    assert "99.0 MB" in capsys.readouterr().out
+    assert run_command_line(flags(world, finished, **HARD, resume=True, require_criteria=True)) == 0
 
 
 def test_a_title_that_is_missing_is_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lavic.config import CONFIG_FILE
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
@@ -51,7 +53,7 @@ def run(settings: DistillSettings, console: Console) -> Outcome:
         if settings.dry_run is not None:
             return run_dry(settings, console)
         with open_run(settings, console, known_identity, adapter_folder=ADAPTER_FOLDER) as opened:
-            return opened.finished_already() if opened.state.finished else _train(opened)
+            return _finished_already(opened) if opened.state.finished else _train(opened)
 
 
 def _train(run: TrainingRun[DistillSettings]) -> Outcome:
@@ -66,6 +68,22 @@ def _train(run: TrainingRun[DistillSettings]) -> Outcome:
         criteria = _judge(settings, student, best)
         print_criteria(criteria, run.console)
     return _outcome(run, best, criteria)
+
+
+def _finished_already(run: TrainingRun[DistillSettings]) -> Outcome:
+    """Say so; the criteria are judged again if the exit code is to tell of them."""
+    outcome, settings = run.finished_already(), run.settings
+    if not settings.require_criteria:
+        return outcome
+    student = with_lora(settings, load_model(settings, run.console), attach_vision_lora)
+    criteria = _judge(settings, student, run.best_so_far(ValidationLoss))
+    print_criteria(criteria, run.console)
+    summary = {**outcome.summary, "criteria_met": met(criteria)}
+    return replace(outcome, summary=summary, exit_code=_exit_code(settings, criteria))
+
+
+def _exit_code(settings: DistillSettings, criteria: list[Criterion]) -> int:
+    return 1 if settings.require_criteria and not met(criteria) else 0
 
 
 def _with_size(sample: Sample) -> str:
@@ -119,7 +137,7 @@ def _outcome(run: TrainingRun[DistillSettings], best: ValidationLoss | None, cri
     }
     return Outcome(
         summary=summary,
-        exit_code=1 if settings.require_criteria and not met(criteria) else 0,
+        exit_code=_exit_code(settings, criteria),
         next_step=f"Check it again with: lavic distill --config {settings.output_dir / CONFIG_FILE} --validate_only "
         f"--adapter {adapter}",
     )

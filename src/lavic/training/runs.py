@@ -50,6 +50,7 @@ class TrainingRun(Generic[S]):
         state: where it stands.
         resumed: whether ``state`` is a checkpoint's.
         identity: what must be the same for it to be resumed, as far as it is known.
+        outputs: what such a run writes into its folder.
     """
 
     settings: S
@@ -58,9 +59,12 @@ class TrainingRun(Generic[S]):
     state: RunState = field(default_factory=lambda: RunState(threads=torch.get_num_threads()))
     resumed: bool = False
     identity: dict[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     def begin(self, base: BaseModel, marks: Mapping[str, str]) -> None:
         """All that decides the run is known: see that it is the one that is resumed, and save its settings.
+
+        Only now an older run is deleted that is to be replaced: nothing can be refused any more.
 
         Args:
             marks: what else must be the same besides settings, files and model, by the name that a user knows.
@@ -73,6 +77,10 @@ class TrainingRun(Generic[S]):
             check_same_run(self.state, self.identity, self.settings.output_dir, self.console.warn)
         else:
             self.state.identity = self.identity
+        if self.settings.overwrite:
+            folder = self.settings.output_dir
+            prepare_output(folder, resume=False, overwrite=True, known=self.outputs)
+            self.skipped.keep_at(folder / SKIPPED_FILE)
         self.settings.save(self.settings.output_dir)
 
     @contextmanager
@@ -133,13 +141,15 @@ def open_run(
     """
     folder = settings.output_dir
     with FolderLock(folder):
-        state = _prepare_folder(settings, run_outputs(adapter_folder))
+        outputs = run_outputs(adapter_folder)
+        state = _prepare_folder(settings, outputs)
         identity = known_identity(settings)
         if state is not None:
             check_same_run(state, identity, folder, console.warn, whole=False)
-        with SkipLog(folder / SKIPPED_FILE, resume=state is not None) as skipped:
+        path = None if settings.overwrite else folder / SKIPPED_FILE
+        with SkipLog(path, resume=state is not None, aside=settings.overwrite) as skipped:
             if state is None:
-                yield TrainingRun(settings, console, skipped, identity=identity)
+                yield TrainingRun(settings, console, skipped, identity=identity, outputs=outputs)
             else:
                 yield TrainingRun(settings, console, skipped, state, resumed=True, identity=identity)
 
@@ -154,21 +164,24 @@ def run_outputs(adapter_folder: str) -> tuple[str, ...]:
 
 
 def _prepare_folder(settings: TrainingSettings, known: tuple[str, ...]) -> RunState | None:
-    """Make the output folder ready; the state to resume from, if any."""
+    """Make the output folder ready; the state to resume from, if any. What --overwrite replaces stays for now."""
     folder = settings.output_dir
+    if settings.overwrite:
+        prepare_output(folder, resume=True, overwrite=False, known=known)
+        return None
     skipped = folder / SKIPPED_FILE
     if skipped.is_file() and {path.name for path in folder.iterdir()} <= {SKIPPED_FILE, LOCK_NAME}:
         # A run that found nothing to train on: it left the list of what was wrong with the data, no more.
         skipped.unlink()
-    state = read_state(folder) if folder.is_dir() and not settings.overwrite else None
+    state = read_state(folder) if folder.is_dir() else None
     holds, can_resume = "", True
     if state is not None:
         holds = f"a run at step {state.step}" + (" (finished)" if state.finished else "")
-    elif not settings.overwrite and _has_finished(folder):
+    elif _has_finished(folder):
         # Begun anew by --resume, it would lose its adapter without a word.
         holds, can_resume = f"a finished run without its {CHECKPOINT_FILE}, which --resume needs", False
     resume = settings.resume and can_resume
-    prepare_output(folder, resume=resume, overwrite=settings.overwrite, known=known, holds=holds, can_resume=can_resume)
+    prepare_output(folder, resume=resume, overwrite=False, known=known, holds=holds, can_resume=can_resume)
     return state if resume else None
 
 
