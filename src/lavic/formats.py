@@ -18,16 +18,17 @@ from lavic.rows import (
     CANDIDATES_PREFIX,
     REPEATED_KEY,
     ConversationRow,
+    PictureRow,
     TrainRow,
     ValidRow,
     check_row,
     conversation_problem,
     json_kind,
     name_problem,
+    picture_problem,
     read_rows,
     surrogate_problem,
     text_problem,
-    valid_problem,
 )
 from lavic.skipped import SkipLog
 
@@ -125,8 +126,11 @@ class Conversation:
         return frozenset(self.gt_items)
 
 
-def read_train_items(path: Path, skipped: SkipLog) -> Iterator[Item]:
+def read_train_items(path: Path, skipped: SkipLog, *, described: bool = True) -> Iterator[Item]:
     """The items of a training file (one JSON object, plain or zipped), in file order, one at a time.
+
+    Args:
+        described: check and give the descriptions; otherwise they are no matter, and left out.
 
     Raises:
         InputError: the file as a whole cannot be used; items before the place of trouble have been given.
@@ -157,7 +161,7 @@ def read_train_items(path: Path, skipped: SkipLog) -> Iterator[Item]:
             item_id=item_id,
             title=title,
             image_urls=tuple(image_address(entry, URL_KEYS[:2])[0] for entry in row.images or ()),
-            descriptions=dict(_descriptions(row, path, place, skipped)),
+            descriptions=dict(_descriptions(row, path, place, skipped)) if described else {},
             where=f"{path}, {place}",
             raw=member.value,
         )
@@ -208,25 +212,29 @@ def item_id_of(image_name: str) -> str:
     return match["item_id"] if match else Path(image_name).stem
 
 
-def read_valid_metadata(path: Path, skipped: SkipLog) -> Iterator[ItemImage]:
-    """The described pictures of a validation file (JSONL, plain or zipped), in file order.
+def read_valid_metadata(path: Path, skipped: SkipLog, *, described: bool = True) -> Iterator[ItemImage]:
+    """The pictures of a validation file (JSONL, plain or zipped), in file order.
+
+    Args:
+        described: leave out those without a usable description; otherwise its place is "".
 
     Raises:
         InputError: the file cannot be opened or is empty; a bad line is only listed.
     """
     for number, value in read_rows(path, skipped):
         place = f"line {number}"
-        row, key, reason = check_row(ValidRow, value)
+        row, key, reason = check_row(ValidRow if described else PictureRow, value)
         if row is not None:
-            key, reason = valid_problem(row)
+            key, reason = picture_problem(row)
         if row is None or reason:
             skipped.add(file=path, where=place, key=key, reason=reason)
             continue
+        text = row.image_description_llava_cleaned
         yield ItemImage(
             item_id=item_id_of(row.image_name),
             image_name=row.image_name,
             title=_title(row.title, skipped),
-            description=row.image_description_llava_cleaned,
+            description="" if text_problem(text) else text,
             where=f"{path}, {place}",
             image_url=row.image or "",
             raw=value,

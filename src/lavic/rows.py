@@ -45,12 +45,18 @@ class TrainRow(PublicRow):
     image_descriptions_llava_cleaned: dict[str, Any] | None = None
 
 
-class ValidRow(PublicRow):
-    """The keys of a line of ``item2meta_valid.jsonl`` that lavic reads."""
+class PictureRow(PublicRow):
+    """The keys of a line of ``item2meta_valid.jsonl`` that lavic reads, where it need not be described yet."""
 
     image_name: str
     title: str | None = None
     image: str | None = None
+    image_description_llava_cleaned: Any = None
+
+
+class ValidRow(PictureRow):
+    """A line that training can learn from."""
+
     image_description_llava_cleaned: Any
 
 
@@ -120,11 +126,12 @@ def surrogate_problem(text: str) -> str:
     return ""
 
 
-def valid_problem(row: ValidRow) -> tuple[str, str]:
+def picture_problem(row: PictureRow) -> tuple[str, str]:
     """Key and reason of the first thing wrong in a row whose keys have the right types; else two ""."""
+    described = isinstance(row, ValidRow)
     problems = {
         "image_name": name_problem(row.image_name),
-        "image_description_llava_cleaned": text_problem(row.image_description_llava_cleaned),
+        "image_description_llava_cleaned": text_problem(row.image_description_llava_cleaned) if described else "",
         "title": surrogate_problem(row.title or ""),
     }
     return next(((key, reason) for key, reason in problems.items() if reason), ("", ""))

@@ -15,7 +15,16 @@ from lavic.model.recommendation import RecommendationPrompts
 from lavic.model.sequences import SequenceBuilder
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.skipped import SkipLog
-from lavic.tune.conversations import NO_METADATA, NO_PICTURE, REPEATED, SHORTENED, Catalogue, conversations_of
+from lavic.tune.config import ConversationSettings
+from lavic.tune.conversations import (
+    NO_METADATA,
+    NO_PICTURE,
+    REPEATED,
+    SHORTENED,
+    Catalogue,
+    conversations_of,
+    read_titles,
+)
 from lavic.tune.samples import NO_RIGHT_ITEM, TOO_LONG, asked_rows, in_order, tune_samples, with_right_item
 
 TEN = [f"B00000000{number}" for number in range(10)]
@@ -117,6 +126,21 @@ def test_missing_metadata_and_pictures_are_counted_and_take_the_text_only_slot(t
     assert not by_id.get("B000000007", by_id["B00000RIGHT"]).has_picture or "B000000007" not in by_id
     assert skipped.notes[NO_METADATA] == 1
     assert skipped.notes[NO_PICTURE] == ("B000000007" in by_id)
+    assert skipped.count == 0
+
+
+def test_titles_are_read_of_items_that_nobody_has_described_yet(tmp_path):
+    train, valid = tmp_path / "train.json", tmp_path / "valid.jsonl"
+    texts = {"B000000001_0.jpg": ""}
+    train.write_text(json.dumps({"B000000001": {"title": "One", "image_descriptions_llava_cleaned": texts}}))
+    lines = [
+        {"image_name": "B000000002_0.jpg", "title": "Two", "image_description_llava_cleaned": ""},
+        {"image_name": "B000000003_0.jpg", "title": "Three"},
+    ]
+    valid.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    skipped = SkipLog()
+    titles = read_titles(ConversationSettings(item_meta_path=train, val_data=valid), skipped)
+    assert titles == {"B000000001": "One", "B000000002": "Two", "B000000003": "Three"}
     assert skipped.count == 0
 
 

@@ -13,11 +13,9 @@ from typing import Any
 from lavic.archives import open_text_maybe_zipped
 from lavic.errors import ConfigError, InputError
 from lavic.files import json_line, safe_join
-from lavic.formats import DESCRIPTION_KEY, NO_TITLE, NO_TITLE_NOTE, Item, item_id_of, read_train_items
-from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem, text_problem
+from lavic.formats import Item, read_train_items, read_valid_metadata
 from lavic.skipped import SkipLog
 
-PARTS = ("train", "valid")
 _CHUNK_BYTES = 2**20
 
 
@@ -36,15 +34,6 @@ class Entry:
     images: Mapping[str, str]
     where: str
     raw: Mapping[str, Any] = field(repr=False, compare=False)
-
-
-class _PictureRow(PublicRow):
-    """A line of ``item2meta_valid.jsonl``, with or without its description."""
-
-    image_name: str
-    title: str | None = None
-    image: str | None = None
-    image_description_llava_cleaned: Any = None
 
 
 def read_entries(part: str, path: Path, skipped: SkipLog) -> Iterator[Entry]:
@@ -79,22 +68,10 @@ def number_first(image_name: str) -> tuple[int, str]:
 
 
 def _valid_entries(path: Path, skipped: SkipLog) -> Iterator[Entry]:
-    for number, value in read_rows(path, skipped):
-        place = f"line {number}"
-        row, key, reason = check_row(_PictureRow, value)
-        if row is not None:
-            key, reason = "image_name", name_problem(row.image_name)
-            if not reason:
-                key, reason = "title", surrogate_problem(row.title or "")
-        if row is None or reason:
-            skipped.add(file=path, where=place, key=key, reason=reason)
-            continue
-        title = row.title if row.title and row.title.strip() else NO_TITLE
-        if title is NO_TITLE:
-            skipped.note(NO_TITLE_NOTE)
-        text = value.get(DESCRIPTION_KEY)
-        description = str(text) if not text_problem(text) else ""
-        yield Entry(item_id_of(row.image_name), title, {row.image_name: description}, place, value)
+    for picture in read_valid_metadata(path, skipped, described=False):
+        images = {picture.image_name: picture.description}
+        place = picture.where.rpartition(", ")[2]
+        yield Entry(picture.item_id, picture.title, images, place, picture.raw or {})
 
 
 def rewritten(part: str, entries: Iterable[tuple[str, Mapping[str, Any]]], ascii_only: bool) -> Iterator[bytes]:

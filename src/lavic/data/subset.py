@@ -38,7 +38,6 @@ from lavic.skipped import SkipLog
 
 # What was taken; its presence says that a folder was made by this command, and may be replaced.
 MARKER = "subset.json"
-_METADATA = {"train": TRAIN_METADATA, "valid": VALID_METADATA}
 _IMAGES = {"train": TRAIN_IMAGES, "valid": VALID_IMAGES}
 
 NO_METADATA = "an item that the conversation needs has no metadata"

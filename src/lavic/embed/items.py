@@ -11,9 +11,9 @@ from lavic.distill.samples import find_picture
 from lavic.embed.config import EmbedSettings
 from lavic.errors import InputError
 from lavic.files import open_regular
-from lavic.formats import DESCRIPTION_KEY, item_id_of
+from lavic.formats import item_id_of
 from lavic.json_stream import stream_members
-from lavic.rows import ValidRow, check_row, json_kind, name_problem, read_rows
+from lavic.rows import PictureRow, check_row, json_kind, name_problem, read_rows
 from lavic.skipped import SkipLog
 
 ABSENT = "there is no such picture"
@@ -147,8 +147,7 @@ def _train_items(path: Path, images_dir: Path, skipped: SkipLog) -> Iterator[Lis
 
 def _valid_items(path: Path, images_dir: Path, skipped: SkipLog) -> Iterator[ListedItem]:
     for number, value in read_rows(path, skipped):
-        # A description is of no use here, so it may be missing.
-        row, key, reason = check_row(ValidRow, {**value, DESCRIPTION_KEY: value.get(DESCRIPTION_KEY)})
+        row, key, reason = check_row(PictureRow, value)
         item_id = "" if row is None else item_id_of(row.image_name)
         if row is not None:
             key, reason = "image_name", name_problem(row.image_name) or name_problem(item_id)

@@ -97,16 +97,17 @@ class Catalogue:
 
 
 def read_titles(settings: ConversationSettings, skipped: SkipLog) -> dict[str, str]:
-    """Item ID -> title, of both metadata files.
+    """Item ID -> title, of both metadata files, whether their pictures are described or not.
 
     Raises:
         InputError: a file cannot be used.
     """
     titles: dict[str, str] = {}
     if settings.item_meta_path is not None:
-        titles.update((item.item_id, item.title) for item in read_train_items(settings.item_meta_path, skipped))
+        items = read_train_items(settings.item_meta_path, skipped, described=False)
+        titles.update((item.item_id, item.title) for item in items)
     if settings.val_data is not None:
-        for image in read_valid_metadata(settings.val_data, skipped):
+        for image in read_valid_metadata(settings.val_data, skipped, described=False):
             titles.setdefault(image.item_id, image.title)
     return titles
 
