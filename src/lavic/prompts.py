@@ -111,4 +111,12 @@ def load_prompts(path: Path | None) -> Prompts:
         for needed in _KNOWN_NAMES[name]:
             if wording.count(needed) != 1:
                 raise ConfigError(f"must contain {needed} exactly once", where=f"--prompts {path}, {name}")
-    return replace(DEFAULT_PROMPTS, **loaded)
+    prompts = replace(DEFAULT_PROMPTS, **loaded)
+    if prompts.recommend.endswith("{candidates}") and prompts.candidate.endswith(VISUAL_TOKENS):
+        # What is compared are the words behind the last one that is known; a visual token has no number.
+        raise ConfigError(
+            f"the prompt ends in {VISUAL_TOKENS}, directly in front of the answer",
+            where=f"--prompts {path}, recommend",
+            remedy="Let a word or a line break follow, in candidate or in recommend.",
+        )
+    return prompts

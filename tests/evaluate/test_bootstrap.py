@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from lavic.evaluate.bootstrap import FloatArray, Interval, difference, ratio_intervals
+from lavic.evaluate.bootstrap import FloatArray, Interval, ratio_intervals
 
 
 def column(values: object) -> FloatArray:
@@ -94,33 +94,6 @@ def test_columns_see_the_same_draws() -> None:
 def test_one_row_is_its_own_interval() -> None:
     assert share_interval(1, 1) == Interval(1.0, 1.0, 1.0)
     assert share_interval(1, 0) == Interval(0.0, 0.0, 0.0)
-
-
-def test_a_difference_is_paired_row_by_row() -> None:
-    # Rows differ much, systems by exactly 0.125 in each: paired, the difference is certain.
-    base = np.random.default_rng(5).integers(0, 1000, 60) / 8
-    assert difference(list(base + 0.125), list(base)) == Interval(0.125, 0.125, 0.125)
-    assert difference(list(base), list(base + 0.125)) == Interval(-0.125, -0.125, -0.125)
-
-
-def test_a_difference_by_hand() -> None:
-    # Of 20 rows, 6 are hits of the first system only: binomial(20, 0.3) as above, and 4 are hits of both.
-    a, b = [1.0] * 10 + [0.0] * 10, [1.0] * 4 + [0.0] * 16
-    assert difference(a, b) == Interval(0.3, 0.1, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "problem"),
-    [
-        ([1.0, 0.0], [1.0], "2 rows cannot be paired with 1"),
-        ([], [], "there are no rows"),
-        ([math.nan], [0.0], "not finite"),
-        ([math.inf], [math.inf], "not finite"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(a: list[float], b: list[float], problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        difference(a, b)
 
 
 def test_what_cannot_be_divided_is_refused() -> None:

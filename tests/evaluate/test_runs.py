@@ -166,8 +166,11 @@ def test_what_is_answered_already_is_not_answered_again(
     for name in ("test_results_candidates_st.jsonl", "test_results_candidates_st_zero_shot_text.jsonl"):
         assert sha256_file(tmp_path / "out" / name) == sha256_file(tmp_path / "whole" / name)
     calls.clear()
+    before = (tmp_path / "out" / "results.json").read_bytes(), (tmp_path / "out" / "results_summary.csv").read_bytes()
     assert run_command_line(words) == 0
     assert calls == []
+    after = (tmp_path / "out" / "results.json").read_bytes(), (tmp_path / "out" / "results_summary.csv").read_bytes()
+    assert after == before
 
 
 def test_files_and_stores_are_read_once_for_all_systems(
@@ -305,6 +308,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"candidate_type": "bm25"}, "no row has candidates_bm25. It has: candidates_gpt_large, candidates_st."),
     ({"category": "x"}, "--category: there is no category 'x'. There are: toy_shop."),
     ({"item_store": "nowhere"}, "nowhere: there is no item store."),
+    ({"vision_adapter": "x", "text_only": True}, "--vision_adapter with --text_only: no picture is shown"),
 ]
 
 
@@ -315,6 +319,50 @@ def test_wrong_input_is_one_sentence(
     places = {"text": shop / "text" / ADAPTER_FOLDER, "tuned": shop / "tuned" / ADAPTER_FOLDER}
     given = {name: places.get(value, value) for name, value in change.items()}
     assert sentence in refused(capsys, evaluate_flags(shop, tmp_path / "out", **given))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("{", "is not what lavic tune writes"), ('{"lr": "fast"}', "(at "), ("[]", "is not what lavic tune writes")],
+)
+def test_a_damaged_recommender_is_not_called_missing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
+) -> None:
+    path = world / "tuned" / ADAPTER_FOLDER / "recommender.json"
+    path.write_text(text)
+    said = refused(capsys, evaluate_flags(world, tmp_path / "out", adapter=path.parent))
+    assert said.startswith(f"{path}: is not what lavic tune writes")
+    assert sentence in said
+
+
+def test_the_folder_of_something_else_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = world / "tuned"
+    before = {path: sha256_file(path) for path in folder.rglob("*") if path.is_file() and path.name != ".lavic.lock"}
+    for more in ({}, {"overwrite": True}):
+        said = refused(capsys, evaluate_flags(world, folder, adapter=folder / ADAPTER_FOLDER, **more))
+        assert said.startswith(f"{folder}/ holds something else than an evaluation (checkpoint.safetensors, ")
+    assert {path: sha256_file(path) for path in before} == before
+
+
+def test_a_system_without_room_is_refused_before_any_answers(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All image tokens of four candidates do not fit where the five of each do.
+    paths = data_paths(world / "shop")
+    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    words += ["--model", "tiny", "--store_dtype", "fp32", "--num_workers", "0", "--image_tokens", "all"]
+    assert run_command_line(["embed", "--output_dir", str(world / "all"), *words]) == 0
+    full = {"item_store": world / "all", "max_length": 4000, "max_samples": 2, "batch_size": 2}
+    assert run_command_line(tune_flags(world, world / "full", **full)) == 0
+    compared = {
+        "adapter": world / "tuned" / ADAPTER_FOLDER,
+        "full_tokens_adapter": world / "full" / ADAPTER_FOLDER,
+        "full_tokens_store": world / "all",
+        "max_length": 500,
+    }
+    said = refused(capsys, evaluate_flags(world, tmp_path / "out", **compared))
+    assert "12 of 12 conversations are too long for full_tokens" in said
+    assert not (tmp_path / "out" / "answers").exists()
 
 
 def test_a_store_of_another_stage_1_adapter_than_the_recommender_learnt_from_is_refused(

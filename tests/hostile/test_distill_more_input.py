@@ -386,6 +386,10 @@ def test_configuration_files_that_cannot_be_used(
         ("- a", "must hold names and wordings"),
         ({"distil": "x"}, "no prompt is called 'distil'"),
         ({"distill": "Say what you see."}, "must contain {title} exactly once"),
+        (
+            {"recommend": "{context} {candidates}", "candidate": "{item_id} {title} {visual_tokens}"},
+            "the prompt ends in {visual_tokens}, directly in front of the answer",
+        ),
         ({"distill": 5}, "the wording must be text"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answered:
-    """A system's answers to its rows, and how long they took."""
+    """A system's answers to its rows, and how long they took, in all parts of an evaluation that was cut short."""
 
     rows: Rows[AskedRow]
     answers: Rows[Answer]
@@ -53,22 +54,31 @@ class Journal:
     Args:
         path: a JSONL file; what it holds of another identity is thrown away.
         identity: what decides the answers.
+
+    Attributes:
+        found: what was kept, by the row's place.
+        seconds: from the opening to the last answer, and what it took before.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path = path
         self.found: dict[int, dict[str, Any]] = {}
+        self.seconds = 0.0
         rows = list(read_jsonl(path)) if path.exists() else []
         if rows and rows[0].get("identity") == identity:
             self.found = {row["row"]: row for row in rows[1:] if isinstance(row.get("row"), int)}
+            self.seconds = max((float(row.get("seconds", 0.0)) for row in self.found.values()), default=0.0)
+            self._began = time.monotonic() - self.seconds
             return
+        self._began = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         append_jsonl(path, {"identity": identity})
 
     def add(self, at: int, answer: Mapping[str, Any]) -> None:
         """Keep one row's answer."""
-        append_jsonl(self.path, {"row": at, **answer})
+        self.seconds = time.monotonic() - self._began
+        append_jsonl(self.path, {"row": at, **answer, "seconds": round(self.seconds, 3)})
 
 
 def answer_at_random(rows: Rows[AskedRow], seed: int) -> list[Answer]:

@@ -8,7 +8,7 @@ alike: with one row, or with no hit at all, both ends are the value itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,27 +72,6 @@ def ratio_intervals(
     # fsum: the exact sum, so the value too is the same in any order of the rows.
     values = [math.fsum(numerators[:, m]) / math.fsum(denominators[:, m]) for m in range(columns)]
     return [Interval(value, float(low), float(high)) for value, low, high in zip(values, lows, highs, strict=True)]
-
-
-def difference(a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean of ``a`` minus mean of ``b``, two systems on the same rows, with its interval.
-
-    A row's two figures are drawn together: what makes a row hard for both does not count as chance between them.
-
-    Args:
-        a: one figure per row, for example 1.0 for a hit.
-        b: the other system's figures for the same rows, in the same order.
-
-    Raises:
-        ValueError: no rows, numbers of rows that differ, or a figure that is not finite.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} rows cannot be paired with {len(b)}")
-    both = np.array([a, b], dtype=np.float64)
-    if not np.isfinite(both).all():
-        raise ValueError("a row's figure is not finite")
-    gaps = (both[0] - both[1]).reshape(-1, 1)
-    return ratio_intervals(gaps, np.ones_like(gaps), seed=seed, resamples=resamples)[0]
 
 
 def _check(numerators: FloatArray, denominators: FloatArray, resamples: int) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lavic.evaluate.bootstrap import RESAMPLES, FloatArray, Interval, difference, ratio_intervals
+from lavic.evaluate.bootstrap import RESAMPLES, FloatArray, Interval, ratio_intervals
 from lavic.metrics import rank
 
-__all__ = ["KS", "Interval", "Measures", "RankedRow", "difference", "differences", "measure", "rank"]
+__all__ = ["KS", "Interval", "Measures", "RankedRow", "differences", "measure", "rank"]
 
 KS = (1, 3, 5, 10)
 

@@ -100,7 +100,7 @@ def _conversation_row(conversation: Conversation) -> dict[str, Any]:
 
 
 def append_summary(path: Path, row: Mapping[str, object]) -> None:
-    """Add a row to ``results_summary.csv``; the header goes before the first.
+    """Add a row to ``results_summary.csv``, unless it is there already; the header goes before the first.
 
     The file is replaced as a whole, so a kill never leaves half a row. Half a row or half a header that another program
     left at the end is cut off; a whole row without a line end gets one. Other bytes stay as they are. Two processes may
@@ -121,7 +121,9 @@ def append_summary(path: Path, row: Mapping[str, object]) -> None:
         if path.is_symlink() or path.exists():
             with open_regular(path) as stream:
                 there = _mended_summary(path, stream.read())
-        write_atomic(path, (there or _csv_line(SUMMARY_COLUMNS)) + _csv_line([row[name] for name in SUMMARY_COLUMNS]))
+        there, line = there or _csv_line(SUMMARY_COLUMNS), _csv_line([row[name] for name in SUMMARY_COLUMNS])
+        if b"\n" + line not in there:
+            write_atomic(path, there + line)
 
 
 def _csv_line(cells: Sequence[object]) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from functools import cache
@@ -13,6 +13,7 @@ from typing import Any
 
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome, Progress
+from lavic.errors import OutputError
 from lavic.evaluate.answers import (
     Answer,
     Answered,
@@ -27,6 +28,7 @@ from lavic.evaluate.outputs import PAGE_FILE, RESULTS_FILE, SUMMARY_FILE, report
 from lavic.evaluate.questions import Questions, stores_of
 from lavic.evaluate.systems import IN_ORDER, RANDOM, System, answering, systems_of
 from lavic.files import FolderLock, prepare_output, sha256_file
+from lavic.folders import contents
 from lavic.model.adapters import fingerprint
 from lavic.model.load import BaseModel, check_source
 from lavic.skipped import SkipLog
@@ -63,6 +65,7 @@ def run(settings: EvaluateSettings, console: Console) -> Outcome:
     check_conversations(settings, settings.split)
     systems = systems_of(settings)
     with machine_failures(), FolderLock(settings.output_dir):
+        _refuse_other_contents(settings.output_dir)
         prepare_output(
             settings.output_dir, resume=not settings.overwrite, overwrite=settings.overwrite, known=KNOWN_OUTPUTS
         )
@@ -72,21 +75,39 @@ def run(settings: EvaluateSettings, console: Console) -> Outcome:
             return report(settings, systems, found, skipped, console)
 
 
+def _refuse_other_contents(folder: Path) -> None:
+    """An evaluation may go on, and be replaced; in a folder of something else it would replace that one's files.
+
+    ``lavic tune`` too writes a ``config.yaml`` and a ``skipped.jsonl``.
+    """
+    others = [
+        path.name
+        for path in contents(folder)
+        if not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in KNOWN_OUTPUTS)
+    ]
+    if others and not (folder / ANSWERS).is_dir():
+        names = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        problem = f"{folder}/ holds something else than an evaluation ({names})"
+        raise OutputError(problem, remedy="Choose another --output-dir.")
+
+
 def _answer_all(
     settings: EvaluateSettings, systems: list[System], skipped: SkipLog, console: Console
 ) -> dict[str, Answered]:
     """All systems' answers, the judged one first, the baselines without a model last."""
     own = open_store(settings, console, model=settings.model, device=settings.device, precision=settings.precision)
+    stores = stores_of(settings, systems, own)
     base = load_model(settings, console)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    questions = Questions(settings, base, stores_of(settings, systems, own), skipped)
+    questions = Questions(settings, base, stores, skipped)
+    # All of them before the first one answers: what is refused is refused at once.
+    asked = [(system, *questions.of(system)) for system in systems]
     facts = _common_facts(settings, base, precision)
     fingerprint_of = cache(fingerprint)
     found: dict[str, Answered] = {}
     with make_fabric(device, precision).autocast():
-        for system in systems:
-            choosing, rows = questions.of(system)
+        for system, choosing, rows in asked:
             identity = _identity(settings, system, choosing, facts, fingerprint_of)
             with console.progress(f"Answering: {system.name}", len(rows)) as bar:
                 found[system.name] = _answer(settings, system, choosing, rows, identity, bar)
@@ -138,7 +159,6 @@ def _answer(
     identity: str,
     bar: Progress,
 ) -> Answered:
-    started = time.monotonic()
     journal = Journal(settings.output_dir / ANSWERS / f"{system.name}.jsonl", identity)
     with answering(choosing.base, system) as model:
         if system.greedy:
@@ -163,4 +183,4 @@ def _answer(
                 batch_size=settings.batch_size,
                 on_rows=bar.advance,
             )
-    return Answered(rows, answers, time.monotonic() - started)
+    return Answered(rows, answers, journal.seconds)

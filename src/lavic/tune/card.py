@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 import lavic
 from lavic.embed.config import ALL
 from lavic.embed.identity import VIEW_FACTS
 from lavic.errors import AdapterError, InputError
-from lavic.files import read_json, write_json
+from lavic.files import open_regular, write_json
 from lavic.model.adapters import LoraSettings
 from lavic.tune.scoring import ChoiceQuality
 
 RECOMMENDER_FILE = "recommender.json"
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Recommender:
     """How an adapter was trained, as far as those who use it must know.
@@ -38,6 +41,10 @@ class Recommender:
     images_per_item: int = 1
 
 
+_RECOMMENDER = TypeAdapter(Recommender)
+_ANOTHER = "Give another adapter, or tune it again."
+
+
 def made_by(about: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a store's visual tokens what they are, of what ``store.json`` says."""
     return {name: about[name] for name in ("model", "adapter", *VIEW_FACTS) if name in about}
@@ -55,19 +62,23 @@ def read_recommender(folder: Path) -> Recommender:
     Raises:
         AdapterError: it is not there, or not what it should be.
     """
-    names = {field.name for field in fields(Recommender)}
-    required = {field.name for field in fields(Recommender) if field.default is MISSING}
-    try:
-        found = read_json(folder / RECOMMENDER_FILE)
-    except InputError:
+    path = folder / RECOMMENDER_FILE
+    if not path.exists():
         raise AdapterError(
             f"{RECOMMENDER_FILE} is missing",
             where=str(folder),
             remedy="Give the trained_lora_adapter folder that lavic tune wrote.",
-        ) from None
-    if not isinstance(found, dict) or not required <= found.keys() <= names:
-        raise AdapterError("is not what lavic tune writes", where=str(folder / RECOMMENDER_FILE))
-    return Recommender(**found)
+        )
+    try:
+        with open_regular(path) as stream:
+            return _RECOMMENDER.validate_json(stream.read(), strict=True)
+    except InputError as error:
+        raise AdapterError(error.problem, where=error.where, remedy=_ANOTHER) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        problem = "is not what lavic tune writes" + (f" (at {key})" if key else "")
+        raise AdapterError(problem, where=str(path), remedy=_ANOTHER) from None
 
 
 def recommender_card(
