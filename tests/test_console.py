@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from lavic.console import Console
+from lavic.console import Console, LogFile
 from lavic.rendering import duration, plain_table, printable, shown
 
 
@@ -80,10 +80,13 @@ def test_progress_shows_the_time_left() -> None:
 def test_a_log_file_has_the_notices_with_the_time(tmp_path: Path) -> None:
     to, _, _ = console()
     path = tmp_path / "logs" / "run.log"
-    with to.log_to(path):
-        to.warn("one\ntwo")
-        # On disk at once, for `tail -f`.
-        first, second = path.read_text(encoding="utf-8").splitlines()
+    log = LogFile(path)
+    to.attach(log)
+    to.warn("one\ntwo")
+    # On disk at once, for `tail -f`.
+    first, second = path.read_text(encoding="utf-8").splitlines()
+    to.detach(log)
+    log.close()
     to.info("after")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING one", first)
     assert second.endswith(" two")

@@ -185,17 +185,6 @@ class Console:
         if log in self._logs:
             self._logs.remove(log)
 
-    @contextmanager
-    def log_to(self, path: Path) -> Iterator[LogFile]:
-        """Inside the ``with`` block notices also go to a file, with the time."""
-        log = LogFile(path)
-        self.attach(log)
-        try:
-            yield log
-        finally:
-            self.detach(log)
-            log.close()
-
     # -- progress ------------------------------------------------------------------------------------------
 
     @contextmanager

@@ -148,7 +148,7 @@ def test_it_shows_what_comes_until_q_and_after_the_end(terminal: Terminal, log: 
     terminal.wait_for("left out       1 (the file is empty)")
     terminal.press("e")
     terminal.wait_for("        1  the file is empty")
-    log.warning("it gets hot")
+    log.warn("it gets hot")
     terminal.wait_for("WARNING it gets hot")
     terminal.press("f")
     terminal.wait_for("val_loss=0.5350 val_perplexity=1.7074")

@@ -22,7 +22,7 @@ def finished(tmp_path: Path) -> list[str]:
         log.validation(20, val_loss=0.8, val_perplexity=2.2255)
         log.checkpoint(20, path="last")
         log.skipped(3)
-        log.warning("the disk is nearly full")
+        log.warn("the disk is nearly full")
         log.end()
     return ["--output_dir", str(tmp_path / "out"), "--log_dir", str(tmp_path / "logs")]
 
@@ -47,7 +47,8 @@ def test_json_has_the_same_numbers(finished: list[str], capsys: pytest.CaptureFi
     found = json.loads(capsys.readouterr().out)
     assert (found["status"], found["step"], found["total_steps"]) == ("finished", 20, 20)
     assert (found["best_val_loss"], found["best_step"], found["val_loss"]) == (0.7, 10, 0.8)
-    assert found["warnings"] == ["the disk is nearly full"]
+    (warning,) = found["warnings"]
+    assert warning.endswith(" WARNING the disk is nearly full")
     assert (found["smoothed_train_loss"], found["lr"], found["mean_samples_per_s"]) == (
         pytest.approx(sum(2 / step for step in range(11, 21)) / 10),
         0.1,

@@ -95,9 +95,9 @@ def test_a_resumed_run_has_the_events_of_an_uninterrupted_one(tmp_path: Path, st
         train(log, 1, 4)
         at_checkpoint = log.rows
         train(log, 5, 5)
-        log.warning("it got hot")
+        log.warn("it got hot")
         raise KeyboardInterrupt
-    assert [row["kind"] for row in rows(cut)][-3:] == ["step", "warning", "end"]
+    assert [row["kind"] for row in rows(cut)][-3:] == ["checkpoint", "step", "end"]
     # A kill in the middle of a line.
     with (cut / "out" / EVENTS_FILE).open("a", encoding="utf-8") as file:
         file.write('{"kind": "step", "st')

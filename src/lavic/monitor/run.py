@@ -7,7 +7,7 @@ import os
 from lavic.console import Console, Outcome
 from lavic.monitor.config import MonitorSettings
 from lavic.monitor.figures import STATUS_WORDS, next_step, progress
-from lavic.monitor.log_tail import LogTail, log_of
+from lavic.monitor.log_tail import LogTail
 from lavic.monitor.summary import run_lines, run_values
 from lavic.training.run_view import RunReader, RunView
 
@@ -23,7 +23,7 @@ def run(settings: MonitorSettings, console: Console) -> Outcome:
     if view.status == "none":
         console.print(f"No run in {settings.output_dir} yet.")
         start = "Start one with ./run_training.sh or `lavic distill`; `lavic demo` shows a small one."
-        return Outcome(_values(settings, view), next_step=start, printed=True)
+        return Outcome(run_values(view, _tail(settings, view)), next_step=start, printed=True)
     name = chosen_view(settings, console)
     if name == "summary":
         return _summary(settings, view, console)
@@ -48,18 +48,17 @@ def shows_screens(console: Console) -> bool:
     return console.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
-def _values(settings: MonitorSettings, view: RunView) -> dict[str, object]:
-    log = log_of(view, settings.log_dir)
-    return {**run_values(view), "log_file": str(log) if log else None}
+def _tail(settings: MonitorSettings, view: RunView) -> LogTail:
+    tail = LogTail(settings.log_dir)
+    tail.look(view)
+    return tail
 
 
 def _summary(settings: MonitorSettings, view: RunView, console: Console) -> Outcome:
-    for line in run_lines(view):
+    tail = _tail(settings, view)
+    for line in run_lines(view, tail):
         console.print(line)
-    log = log_of(view, settings.log_dir)
-    if log is not None:
-        console.print(f"\nThe whole log: tail -f {log}")
-    return Outcome(_values(settings, view), next_step=next_step(view), printed=True)
+    return Outcome(run_values(view, tail), next_step=next_step(view), printed=True)
 
 
 def _follow(settings: MonitorSettings, reader: RunReader, console: Console) -> Outcome:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lavic.monitor.curve import loss_curve
 from lavic.monitor.figures import STATUS_WORDS, left_out, progress_in_steps
+from lavic.monitor.log_tail import LogTail
 from lavic.rendering import duration, plain_table, shown
 from lavic.training.run_log import SKIPPED_FILE
 from lavic.training.run_view import RunView
@@ -13,8 +14,8 @@ from lavic.training.run_view import RunView
 LAST_WARNINGS = 5
 
 
-def run_values(view: RunView) -> dict[str, Any]:
-    """What ``lavic monitor --json`` prints; None is what is not known."""
+def run_values(view: RunView, tail: LogTail) -> dict[str, Any]:
+    """What ``lavic monitor --json`` prints of a run and its log; None is what is not known."""
     last = view.validations[-1] if view.validations else None
     return {
         "output_dir": str(view.output_dir),
@@ -44,12 +45,13 @@ def run_values(view: RunView) -> dict[str, Any]:
         ],
         "skipped": view.skipped,
         "skipped_reasons": dict(view.skipped_reasons),
-        "warnings": list(view.warnings),
+        "warnings": list(tail.alerts),
         "reason": (view.end or {}).get("reason"),
+        "log_file": str(tail.path) if tail.path else None,
     }
 
 
-def run_lines(view: RunView) -> list[str]:
+def run_lines(view: RunView, tail: LogTail) -> list[str]:
     """The same for a person: where the run is, how it goes, its curve and its last warnings."""
     rows: list[tuple[str, str]] = [("progress", progress_in_steps(view))]
     if view.samples_per_s is not None or view.elapsed_s is not None:
@@ -64,12 +66,11 @@ def run_lines(view: RunView) -> list[str]:
         rows.append(("left out", f"{left_out(view)}, listed in {view.output_dir}/{SKIPPED_FILE}"))
     lines = [f"{view.command or 'run'} in {view.output_dir}: {_status(view)}", *plain_table(rows)]
     lines += loss_curve(view.losses)
-    if view.warnings:
-        lines += [
-            "",
-            f"Warnings ({len(view.warnings)}):",
-            *(f"  {text}" for text in view.warnings[-LAST_WARNINGS:]),
-        ]
+    if tail.alerts:
+        last = list(tail.alerts)[-LAST_WARNINGS:]
+        lines += ["", f"Warnings and errors ({tail.alert_count}):", *(f"  {line}" for line in last)]
+    if tail.path is not None:
+        lines += ["", f"The whole log: tail -f {tail.path}"]
     return lines
 
 

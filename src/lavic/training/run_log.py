@@ -4,7 +4,7 @@ Each event goes to three places: a row of ``OUTPUT_DIR/events.jsonl`` for machin
 ``LOG_DIR/training_YYYYMMDD_HHMMSS.log`` for ``tail`` and ``grep``, and TensorBoard (and Weights & Biases,
 where it is installed and ``WANDB_PROJECT`` is set).
 
-The kinds of rows: ``start``, ``step``, ``validation``, ``checkpoint``, ``skipped``, ``warning``, ``end``.
+The kinds of rows: ``start``, ``step``, ``validation``, ``checkpoint``, ``skipped``, ``end``.
 Every row has ``kind``, ``step`` and ``time``. A resumed run cuts off what came after its checkpoint, so that
 its rows equal those of a run that was never interrupted, apart from the ``TIMING_FIELDS``.
 """
@@ -116,7 +116,7 @@ class RunLog:
                 tensorboard_dir=self.output_dir / TENSORBOARD_DIR if self._tensorboard else None,
                 resume_step=self._resume_step,
                 settings=json_ready(settings or {}),
-                warn=self._tell,
+                warn=self.warn,
             )
         if self._resume_step is not None and self.rows:
             self._text.write(f"{command} resumes after step {self._resume_step} of {total_steps}")
@@ -155,11 +155,6 @@ class RunLog:
     def skipped(self, count: int, *, step: int | None = None, **fields: Any) -> None:
         """Rows or pictures were left out."""
         self._add("skipped", step, {"count": count, **fields})
-
-    def warning(self, message: str, *, step: int | None = None) -> None:
-        """Something the user should look at; on the console too."""
-        self._tell(message)
-        self._add("warning", step, {"message": message}, text=False)
 
     def note(self, text: str) -> None:
         """A line of the text log that is no event, such as ``Best LoRA adapter saved.``"""
@@ -226,7 +221,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.scalars(numbers, step)
 
-    def _tell(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         if self._console is not None:
             self._console.warn(message)
         else:

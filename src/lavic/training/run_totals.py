@@ -48,7 +48,6 @@ class RunTotals:
         self.last_step = 0
         self.losses: list[tuple[int, float]] = []
         self.validations: list[Validation] = []
-        self.warnings: list[str] = []
         self.steps: deque[dict[str, Any]] = deque(maxlen=_RATE_WINDOW)
         self.samples = self.seconds = 0.0
         self.skipped = 0
@@ -94,8 +93,6 @@ class RunTotals:
                 self.checkpoint_step = max(self.checkpoint_step or 0, row["step"])
             case "skipped":
                 self.skipped += int(number(row, "count") or 0)
-            case "warning":
-                self.warnings.append(str(row.get("message", "")))
 
     def _add_step(self, row: dict[str, Any]) -> None:
         self.steps.append(row)

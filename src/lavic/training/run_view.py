@@ -48,7 +48,6 @@ class RunView:
         lr, gradient_norm, memory_gb: of the last step; the norm is that before clipping, the memory the peak.
         skipped: rows and pictures left out so far.
         skipped_reasons: how often each reason, most frequent first; empty where no list of them is left.
-        warnings: the messages, oldest first.
         log_file: the run's last text log, as the run named it.
         pid: the run's process, if it lives on this machine.
         start: the start row, with ``settings``.
@@ -74,7 +73,6 @@ class RunView:
     memory_gb: float | None = None
     skipped: int = 0
     skipped_reasons: Mapping[str, int] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
     last_checkpoint_step: int | None = None
     log_file: str | None = None
     pid: int | None = None
@@ -220,7 +218,6 @@ class RunReader:
             memory_gb=number(last, "memory_gb"),
             skipped=self._reasons.total() or rows.skipped,
             skipped_reasons=dict(self._reasons.most_common()),
-            warnings=list(rows.warnings),
             last_checkpoint_step=rows.checkpoint_step,
             log_file=str(log_file) if log_file else None,
             pid=living_pid(process),
