@@ -20,7 +20,13 @@ from lavic.config import Settings
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "lavic"
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-PAGES = [*READMES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *READMES,
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # Flags of other programs that the pages name: pip, venv, hf, tensorboard, scripts beside the package.
 FOREIGN_FLAGS = {
     *("--bind", "--directory"),
@@ -126,7 +132,9 @@ def test_a_command_line_that_lavic_does_not_take_would_be_noticed(monkeypatch: p
 def known_flags() -> set[str]:
     names = {name for command in COMMANDS for name in load_object(command.settings).field_names()}
     switches = {f"no_{name}" for name in names}
-    return {f"--{name}" for name in names | switches | {"config", "json", "help", "version"}}
+    flags = {f"--{name}" for name in names | switches | {"config", "json", "help", "version"}}
+    scripts = "".join(map(text_of, (ROOT / "benchmarks").glob("*.py")))
+    return flags | {"--" + name.replace("-", "_") for name in re.findall(r'"--([a-z][a-z_-]*)"', scripts)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -245,6 +253,6 @@ def test_no_module_imports_what_stands_above_it() -> None:
 def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
     places = re.findall(r"(?<![\w/.-])((?:[a-z_0-9]+/)*[a-z_0-9]+\.(?:py|sh|yaml|toml))\b", text_of(page))
     theirs = {"crawl_images.py", "src/crawl_images.py", "knowledge_distillation.py", "prompt_tuning.py", "config.yaml"}
-    homes = (ROOT, SOURCE)
+    homes = (ROOT, SOURCE, page.parent)
     missing = {place for place in places if not any((home / place).exists() for home in homes)}
     assert sorted(missing - theirs) == []
