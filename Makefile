@@ -25,7 +25,7 @@ TORCH_ARGS ?=
 
 .PHONY: demo demo-full test test-slow lint format clean-demo install help
 
-demo: $(STAMP)  ## stage 1 in miniature, in minutes, into demo/
+demo: $(STAMP)  ## both stages in miniature, in minutes, into demo/
 	$(VENV)/bin/lavic demo --output_dir demo $(ARGS)
 
 demo-full: $(STAMP)  ## the same with more steps, into demo-full/

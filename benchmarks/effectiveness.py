@@ -1,6 +1,6 @@
 """Is it the pictures that decide? HR@1 among ten look-alikes of the toy shop, over several seeds.
 
-    python benchmarks/effectiveness.py --seeds 0 1 2 --tune_steps 300 --json build/effectiveness.json
+    python benchmarks/effectiveness.py --seeds 0 1 2 --json build/effectiveness.json
 
 Each seed is a world of its own: ``lavic demo`` draws it, distils the tiny model on its training pictures, and tunes
 three recommenders with the same conversations, steps and seed: on the five distilled tokens (lavic), on the five tokens
@@ -74,9 +74,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--items", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of the distillation")
-    parser.add_argument("--tune_steps", type=int, default=300, help="optimizer steps of each recommender")
+    usual = DemoSettings()
+    parser.add_argument("--items", type=int, default=usual.items)
+    parser.add_argument("--steps", type=int, default=usual.steps, help="optimizer steps of the distillation")
+    parser.add_argument("--tune_steps", type=int, default=usual.tune_steps, help="optimizer steps of each recommender")
     parser.add_argument("--full_tokens", action="store_true", help="a recommender that sees all image tokens too")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("build/effectiveness"))

@@ -12,6 +12,7 @@ from lavic.demo.config import DemoSettings
 from lavic.demo.measure import accuracy_of, right_attributes
 from lavic.demo.report import marked
 from lavic.demo.run import run
+from lavic.errors import ConfigError
 from lavic.formats import SkipLog, read_train_metadata
 from lavic.toyshop.catalogue import ToyItem
 from lavic.toyshop.kinds import Look
@@ -41,9 +42,18 @@ def test_marked_words_are_escaped_and_coloured():
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    settings = DemoSettings(output_dir=folder / "demo", items=30, steps=3, seed=5, workers=0)
+    settings = DemoSettings(output_dir=folder / "demo", items=30, steps=3, tune_steps=0, seed=5, workers=0)
     outcome = run(settings, Console())
     return folder / "demo", outcome
+
+
+def test_too_few_items_to_recommend_from_are_refused_before_anything_is_deleted(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        run(DemoSettings(output_dir=tmp_path, items=30), Console())
+    assert caught.value.sentence.startswith("--items: among 30 items no kind has 10 look-alikes")
+    assert caught.value.sentence.endswith(" or more, or --tune_steps 0, which leaves recommending out.")
+    assert (tmp_path / "summary.json").exists()
 
 
 def test_the_summary_holds_every_row(small_demo):

@@ -282,17 +282,25 @@ def test_a_folder_name_that_is_no_utf_8_is_written_as_it_is(tmp_path: Path) -> N
 def test_a_kill_while_adding_leaves_the_summary_as_it_was(tmp_path: Path, operation: str) -> None:
     path = tmp_path / "results_summary.csv"
     append_summary(path, SUMMARY)
+    other = {**SUMMARY, "model_dir": "elsewhere"}
     code = (
         "import json, os, pathlib, signal, sys\n"
         "from lavic.evaluate.results import append_summary\n"
         f"{operation} = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
         "append_summary(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, path, json.dumps(SUMMARY)], check=False)
+    killed = subprocess.run([sys.executable, "-c", code, path, json.dumps(other)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_bytes() == HEADER + LINE
-    append_summary(path, SUMMARY)
-    assert path.read_bytes() == HEADER + LINE + LINE
+    append_summary(path, other)
+    assert path.read_bytes() == HEADER + LINE + LINE.replace(b"out_tuned", b"elsewhere")
+
+
+def test_the_same_row_is_not_added_twice(tmp_path: Path) -> None:
+    path = tmp_path / "results_summary.csv"
+    for row in (SUMMARY, {**SUMMARY, "model_dir": "elsewhere"}, SUMMARY):
+        append_summary(path, row)
+    assert path.read_bytes() == HEADER + LINE + LINE.replace(b"out_tuned", b"elsewhere")
 
 
 def test_rows_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:

@@ -52,6 +52,26 @@ def test_reading_changes_the_projector_and_the_first_layer_only(training, monkey
     assert any(name.startswith(READERS[1]) for name in names)
 
 
+def test_revising_changes_what_reading_changes_and_reads_better(training, monkeypatch):
+    monkeypatch.setattr(joint_training, "REVISING", 50)
+    # A model that reads less well than it did.
+    training.model.model.multi_modal_projector.linear_2.weight.data *= 0.5
+    before, losses = kept(training.model), []
+    original = training._read
+
+    def read():
+        loss = original()
+        losses.append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(training, "_read", read)
+    told = []
+    training.revise(told.append)
+    assert {name.startswith(READERS) for name in changed(before, training.model)} == {True}
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert told == [f"revising step=50 of 50 read={losses[-1]:.3f}"]
+
+
 @pytest.mark.parametrize("lesson", ["describe", "text", "rows"])
 def test_no_lesson_changes_the_tower_or_the_words(training, monkeypatch, lesson):
     monkeypatch.setattr(joint_training, "CHOOSING", {lesson: 1.0})

@@ -72,6 +72,26 @@ def test_exactly_one_row_fits_and_its_id_is_the_answer(base, rows):
         assert base.tokenizer.decode(answer, skip_special_tokens=True).replace(" ", "") == one.exercise.answer
 
 
+def test_a_patterns_second_wording_means_its_first(base, rows):
+    lessons = PictureLessons(base.model, rows, torch.zeros(len(LOOKS), 5, 1, 96), seed=0)
+    drawn = exercises(rows, 60)
+    ids = lessons.batch(drawn)[0]
+    meant = lessons.meant(ids, drawn)
+    told = base.tokenizer.convert_ids_to_tokens
+    changed = meant != ids
+    assert set(zip(told(ids[changed]), told(meant[changed]), strict=True)) == {
+        ("▁pattern", "▁plain"),
+        ("▁stripes", "▁striped"),
+        ("▁dots", "▁dotted"),
+        ("▁checks", "▁checked"),
+        ("▁lines", "▁zigzag"),
+        ("▁tones", "▁two"),
+    }
+    for one in drawn:
+        said = base.tokenizer.decode(one.exercise.input_ids[: one.places[0]])
+        assert len(one.synonyms) == sum(said.count(second) for _, second in grammar.PATTERN_WORDS.values())
+
+
 def test_labels_say_how_far_a_row_fits(base, rows):
     yes = base.tokenizer.convert_tokens_to_ids(YES)
     told_apart = set()

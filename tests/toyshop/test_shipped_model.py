@@ -65,9 +65,6 @@ def test_it_chooses_among_ten(stock):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="94.6 % of these, 95.0 % of 6,000: the lesson on rows of pictures took some of it", strict=False
-)
 def test_the_right_one_of_ten_described_candidates_is_named(stock):
     model, processor = stock
     assert choice_accuracy(model, processor.tokenizer, 1000, seed=4711) >= 0.95

@@ -8,19 +8,19 @@ from lavic.config import Settings, setting
 
 
 class DemoSettings(Settings):
-    """Stage 1 in miniature, from a drawn catalogue to a table and a picture sheet; stage 2 behind it if asked for."""
+    """Both stages in miniature: from a drawn catalogue to a table, a picture sheet and recommendations."""
 
     output_dir: Path = setting(Path("demo"), "Folder for summary.json, report.html and everything behind them.")
     items: int = setting(3000, "Items in the drawn catalogue.", ge=12, le=1_000_000)
-    steps: int = setting(250, "Optimizer steps of the distillation, and of its blind twin.", ge=1)
+    steps: int = setting(160, "Optimizer steps of the distillation, and of its blind twin.", ge=1)
     tune_steps: int = setting(
-        0, "Optimizer steps of a recommender, and of its twin that sees no picture (stage 2); 0 leaves them out.", ge=0
+        40, "Optimizer steps of a recommender, and of its twin that sees no picture (stage 2); 0 leaves them out.", ge=0
     )
     undistilled: bool = setting(
-        False, "With --tune_steps: a third recommender, tuned on the five tokens of the bare model. --full has it too."
+        False, "A third recommender, tuned on the five tokens of the bare model. --full has it too."
     )
     full_tokens: bool = setting(
-        False, "With --tune_steps: one more, tuned on all image tokens; its prompts are five times as long."
+        False, "One more recommender, tuned on all image tokens; its prompts are five times as long."
     )
     seed: int = setting(0, "Another seed draws another world.", ge=0, lt=2**32)
     full: bool = setting(False, "More items and steps: slower, and nearer to what can be reached.")

@@ -143,6 +143,7 @@ def _evaluate(folder: Path, stage: Stage2, console: Console) -> None:
             train_images_dir=paths["train_images_dir"],
             val_images_dir=paths["val_images_dir"],
             output_dir=folder / "evaluated",
+            zero_shot=False,
             seed=stage.seed,
         ),
         console,

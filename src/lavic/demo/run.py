@@ -1,14 +1,15 @@
-"""``lavic demo``: stage 1 in miniature, on the very path that real data takes, and stage 2 if asked for.
+"""``lavic demo``: both stages in miniature, on the very path that real data takes.
 
 A catalogue is drawn, ``lavic distill`` trains on it twice (once with its pictures shuffled among the
 descriptions: ``blind``, what can be learnt without seeing), and everything is measured on held-out pictures
-whose combinations of kind, colour and pattern never occur in training. With ``--tune_steps`` the pictures' five tokens
-are stored, and a recommender is tuned on conversations about them (``recommend.py``).
+whose combinations of kind, colour and pattern never occur in training. Then the pictures' five tokens are stored, and
+a recommender is tuned on conversations about them (``recommend.py``).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lavic.demo.report import write_report
 from lavic.distill.config import DistillSettings
 from lavic.distill.run import run as run_distill
 from lavic.distill.task import ADAPTER_FOLDER
+from lavic.errors import ConfigError
 from lavic.evaluate.systems import FULL_TOKENS, UNDISTILLED
 from lavic.files import prepare_output, write_json
 from lavic.layout import BLIND_METADATA, TRAIN_METADATA, VALID_IMAGES, data_paths
@@ -32,6 +34,7 @@ from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop.catalogue import ToyItem, plan_catalogue, write_catalogue
+from lavic.toyshop.conversations import check_look_alikes
 from lavic.training.run_view import read_run
 
 KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", *OUTPUTS, "logs", "summary.json", "report.html", "report.png")
@@ -55,12 +58,19 @@ class Plan:
 
 
 def run(settings: DemoSettings, console: Console) -> Outcome:
-    """Draw, distil, measure, and write ``summary.json`` and the picture sheet."""
+    """Draw, distil, measure, recommend, and write ``summary.json`` and the picture sheet.
+
+    Raises:
+        ConfigError: too few items for conversations about look-alikes.
+    """
     started = time.monotonic()
     folder = settings.output_dir
     items, steps = (FULL_ITEMS, FULL_STEPS) if settings.full else (settings.items, settings.steps)
-    plan = Plan(items, steps, tuple(plan_catalogue(items, settings.seed)[1]))
+    train, held_out = plan_catalogue(items, settings.seed)
+    plan = Plan(items, steps, tuple(held_out))
     stage = Stage2(settings.tune_steps, _systems(settings), settings.seed, settings.workers)
+    if stage.steps:
+        _check_look_alikes(train, held_out, settings.seed)
     prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
     _draw(folder, plan, settings, stage, console)
     toyshop = folder / "toyshop"
@@ -75,6 +85,14 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
     write_json(folder / "summary.json", summary)
     _print(rows, summary, console)
     return Outcome(summary=summary, printed=True, next_step=f"Open {folder}/report.html to see the pictures.")
+
+
+def _check_look_alikes(train: Sequence[ToyItem], held_out: Sequence[ToyItem], seed: int) -> None:
+    try:
+        check_look_alikes(train, held_out, seed)
+    except ConfigError as error:
+        remedy = f"{error.remedy.removesuffix('.')}, or --tune_steps 0, which leaves recommending out."
+        raise ConfigError(error.problem, where="--items", remedy=remedy) from None
 
 
 def _systems(settings: DemoSettings) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
 from lavic.toyshop.conditioning import begin_projector
 from lavic.toyshop.picture_choosing import (
     ERROR_WEIGHT,
+    SYNONYM,
     PictureLessons,
     first_states,
     picture_choice_accuracy,
@@ -36,9 +37,12 @@ from lavic.toyshop.text_training import Batch, Report, choice_accuracy, choosing
 
 #: AdamW's rate of projector and first layer, which read, while they learn it and later; and of all behind them.
 READER_RATE, LATER_READER_RATE, RATE = 2.5e-3, 2e-4, 4e-4
+#: Steps and rate of reading once more, alone, by a model that reads already: what is new comes in a minute then, and
+#: in an hour between the other lessons, whose gradients are larger.
+REVISING, REVISING_RATE = 250, 4e-4
 #: How often a step is which lesson, while reading is learnt and behind that.
 READING = {"read": 1.0}
-CHOOSING = {"read": 0.05, "describe": 0.3, "text": 0.1, "rows": 0.55}
+CHOOSING = {"read": 0.1, "describe": 0.25, "text": 0.15, "rows": 0.5}
 #: Sequences of a step; one token a view makes short ones, few candidates too.
 READING_BATCH, DESCRIBING_BATCH, CANDIDATES = 10, 48, 160
 _WARMUP = 30
@@ -101,12 +105,28 @@ class JointTraining:
         self._describing_loss = torch.compile(describing_loss, dynamic=True)
         self._choosing_loss = torch.compile(embeds_loss, dynamic=True)
 
+    def revise(self, report: Report) -> None:
+        """Reading alone, for a model that has had this lesson."""
+        readers = self._readers()
+        optimizer = torch.optim.AdamW(readers, lr=REVISING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        for step in range(1, REVISING + 1):
+            loss = self._read()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(readers, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step % 50 == 0:
+                report(f"revising step={step} of {REVISING} read={float(loss.detach()):.3f}")
+
+    def _readers(self) -> list[torch.nn.Parameter]:
+        inner = self.model.model
+        return [*inner.multi_modal_projector.parameters(), *inner.language_model.layers[0].parameters()]
+
     def learn(self, reading: int, choosing: int, report: Report) -> Iterator[int]:
         """Steps in which reading is learnt, then steps in which all is; yields how many are done."""
-        inner = self.model.model
         if reading:
             begin_projector(self.model, self.features[:2000].float())
-        readers = [*inner.multi_modal_projector.parameters(), *inner.language_model.layers[0].parameters()]
+        readers = self._readers()
         known = {id(parameter) for parameter in readers}
         others = [one for one in self.model.parameters() if one.requires_grad and id(one) not in known]
         optimizer = torch.optim.AdamW([{"params": readers}, {"params": others}], betas=(0.9, 0.98), weight_decay=0.01)
@@ -137,8 +157,10 @@ class JointTraining:
         ids = self.rows.batch(exercises)[0]
         words = self.model.get_input_embeddings()(ids)
         embeds, places = self.rows.shown(words, exercises, self.rng.choice((0.5, 1.0)))
+        meant = self.rows.meant(ids, exercises)
+        places[meant != ids] = SYNONYM
         with torch.no_grad():
-            wanted = first_states(self._words, words)
+            wanted = first_states(self._words, self.model.get_input_embeddings()(meant))
         got = first_states(self.model.model.language_model, embeds)
         apart, error = reading_loss(got, wanted, places, ids != self.tokenizer.pad_token_id)
         return apart.mean() + ERROR_WEIGHT * error

@@ -3,8 +3,9 @@
 Choosing among words is known (``text_training``). What pictures lack is that they look like words to the layers that
 compare: from the answer's loss, and from labels at the pictures' places, that did not come in hundreds of steps. So it
 is asked for directly (``reading_loss``): behind the first layer, the state at each of a picture's five places is to be
-what it is when a word stands there: of background, colour, pattern, kind, detail. ``joint_training`` teaches it to
-projector and first layer.
+what it is when a word stands there: of background, colour, pattern, kind, detail. In the same way a pattern's second
+wording, "with checks", is to be read as the first, "checked", which is a picture's word. ``joint_training`` teaches it
+to projector and first layer.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from lavic.toyshop.text_training import Batch, pad
 
 #: What the squared error of all states counts beside the cosine of what tells the words of a place apart.
 ERROR_WEIGHT = 3.0
+#: The mark of a place at which a pattern is worded in the second way.
+SYNONYM = PLACES + 1
 #: Standard deviations of what is changed about a view's token, as shares of its length.
 _LENGTHS, _DIRECTIONS = 0.15, 0.1
 
@@ -81,6 +84,14 @@ class PictureLessons:
         """Them, padded, in words."""
         return pad([one.exercise for one in exercises], self.rows.tokenizer.pad_token_id)
 
+    def meant(self, ids: Tensor, exercises: Rows[RowsExercise]) -> Tensor:
+        """[B, T] input_ids with the first wording of each pattern where the second one ends."""
+        meant = ids.clone()
+        for row, exercise in enumerate(exercises):
+            for place, token in exercise.synonyms:
+                meant[row, place] = token
+        return meant
+
     def shown(
         self, words: Tensor, exercises: Rows[RowsExercise], share: float, *, vary: bool = True
     ) -> tuple[Tensor, Tensor]:
@@ -105,15 +116,15 @@ def reading_loss(got: Tensor, wanted: Tensor, places: Tensor, real: Tensor) -> t
 
     Args:
         got, wanted: [B, T, D] states behind the first layer.
-        places: [B, T], 1 to 5 where a picture's token stands, else 0.
+        places: [B, T], 1 to 5 where a picture's token stands, ``SYNONYM`` where a second wording ends, else 0.
         real: [B, T], False at padding.
 
     Returns:
-        per place, the mean of 1 - cosine of what is left of both without the words' mean: 0 is the
+        per place that occurs, the mean of 1 - cosine of what is left of both without the words' mean: 0 is the
         same word, 1 no relation; and the squared error of all states as a share of their squared length.
     """
     apart = []
-    for place in range(1, PLACES + 1):
+    for place in sorted({*places.unique().tolist()} - {0}):
         here, there = got[places == place], wanted[places == place]
         mean = there.mean(0)
         apart.append(1 - cosine_similarity(here - mean, there - mean, dim=-1).mean())

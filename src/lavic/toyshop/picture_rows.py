@@ -55,11 +55,14 @@ class RowsExercise:
         exercise: with the words in it.
         places: positions of the words, five a row, in order.
         pictures: one index per row.
+        synonyms: where a request words a pattern in the second way, its last position; and the token of the first
+            wording, which is what a row's word is.
     """
 
     exercise: Exercise
     places: tuple[int, ...]
     pictures: tuple[int, ...]
+    synonyms: tuple[tuple[int, int], ...]
 
 
 class PictureRows:
@@ -113,7 +116,16 @@ class PictureRows:
         targets = [*[IGNORE] * (start - 1), *ids[start:], IGNORE]
         weights = answer_weights(len(ids), start, owns, right)
         exercise = Exercise(ids, targets, weights, labels, rows[right].item_id, start)
-        return RowsExercise(exercise, places, tuple(pictures))
+        return RowsExercise(exercise, places, tuple(pictures), self._synonyms(ids[: places[0]]))
+
+    def _synonyms(self, ids: list[int]) -> tuple[tuple[int, int], ...]:
+        found = []
+        for first, second in grammar.PATTERN_WORDS.values():
+            words = self._tokens_of(second)
+            for start in range(len(ids) - len(words) + 1):
+                if ids[start : start + len(words)] == words:
+                    found.append((start + len(words) - 1, self._tokens_of(first)[0]))
+        return tuple(found)
 
     def _company(self, rng: random.Random, count: int, right: int, with_detail: bool) -> list[int]:
         """Pictures of which one fits; most lists hold products that are easily mistaken for it."""

@@ -157,6 +157,8 @@ class Teacher:
         if reading:
             shorten_language_stream(self.model, STREAM_FACTOR)
         training = JointTraining(self.model, self.tokenizer, self.train, self.valid, seed=5)
+        if not reading:
+            training.revise(self.report)
         for step in training.learn(reading, choosing, self.report):
             if step % 200 == 0 or step == reading + choosing:
                 self.report(f"joint step={step}: {training.examine()}")

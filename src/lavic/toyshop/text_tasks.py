@@ -36,7 +36,7 @@ LOOKUP_WEIGHT = 3.0
 #: The words for a label's yes and no.
 YES, NO = "▁is", "▁not"
 #: How often a wish is told in turns, and how often another one was told before.
-_IN_TURNS, _CHANGED = 0.4, 0.35
+_IN_TURNS, _CHANGED = 0.4, 0.45
 #: Of lists of near misses in which the detail is asked for: how many at most differ from the right one in nothing else.
 _TWINS = 3
 #: How candidates are worded: one way; two ways; with the detail; in three sentences.
