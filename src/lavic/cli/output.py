@@ -13,7 +13,6 @@ from lavic.console import Console, Result
 from lavic.errors import LavicError
 
 EXIT_DONE = 0
-EXIT_NO = 1
 EXIT_WRONG_INPUT = 2
 EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130

@@ -21,10 +21,6 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 from lavic.toyshop.tokenizer import IMAGE_TOKEN
 
-#: The shipped checkpoint; ``--model tiny`` means this folder.
-ASSETS = Path(__file__).parent / "assets"
-TINY_FOLDER = ASSETS / "tiny-llava-next"
-
 VIEW_SIZE = 40
 PATCH_SIZE = 8
 POSITIONS = 4096
