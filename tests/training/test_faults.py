@@ -180,7 +180,12 @@ def kill_everywhere(
         fault = FileOperations(place.root, kill_at=number, torn=torn)
         assert place.run(fault, **more) is None, label
         assert seen(fault) == operations[: number + 1], label
-        assert place.run(resume=True) == 0, label
+        if "overwrite" in more and not (place.output / CHECKPOINT_FILE).exists():
+            # Rows that say finished, without their checkpoint, are not begun anew by --resume.
+            assert place.run(resume=True) in (0, 2), label
+            assert place.run(**more) == 0, label
+        else:
+            assert place.run(resume=True) == 0, label
         assert results(place.output) == expected, label
         resumed += 1
     return resumed
@@ -236,7 +241,7 @@ def test_a_kill_while_a_finished_run_is_replaced_leaves_all_of_it_or_none(
     names = seen(operations)
     first = names.index(f"unlink out/{CHECKPOINT_FILE}")
     trials = [name for name in names[:first] if name.startswith("unlink")]
-    assert all(".probe." in name for name in trials), trials
+    assert set(trials) == {"unlink out/probe"}
     window = range(first - 1, names.index("open out/config.yaml") + 1)
     assert kill_everywhere(names, window, finished[0].copied, expected, tmp_path, overwrite=True) > 10
 

@@ -160,7 +160,7 @@ def run_outputs(adapter_folder: str) -> tuple[str, ...]:
     The checkpoint stands first: a kill in between must not leave one without what belongs to it.
     """
     files = ("val_metrics_epoch_*.txt", SKIPPED_FILE, CONFIG_FILE, VERSIONS_FILE)
-    return (CHECKPOINT_FILE, adapter_folder, *RUN_LOG_NAMES, *files)
+    return (CHECKPOINT_FILE, *RUN_LOG_NAMES, adapter_folder, *files)
 
 
 def _prepare_folder(settings: TrainingSettings, known: tuple[str, ...]) -> RunState | None:
