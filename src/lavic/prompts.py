@@ -113,7 +113,7 @@ def load_prompts(path: Path | None) -> Prompts:
                 raise ConfigError(f"must contain {needed} exactly once", where=f"--prompts {path}, {name}")
     prompts = replace(DEFAULT_PROMPTS, **loaded)
     if prompts.recommend.endswith("{candidates}") and prompts.candidate.endswith(VISUAL_TOKENS):
-        # What is compared are the words behind the last one that is known; a visual token has no number.
+        # Scoring starts from the prompt's last token, which must be one of the vocabulary.
         raise ConfigError(
             f"the prompt ends in {VISUAL_TOKENS}, directly in front of the answer",
             where=f"--prompts {path}, recommend",

@@ -46,6 +46,20 @@ def all_systems(world: Path) -> dict[str, Any]:
     }
 
 
+def tuned_on_all_image_tokens(world: Path, *, max_samples: int) -> dict[str, Any]:
+    """A store of all image tokens, and a recommender tuned on it beside the one on five."""
+    words = [word for name, path in data_paths(world / "shop").items() for word in (f"--{name}", str(path))]
+    words += ["--model", "tiny", "--store_dtype", "fp32", "--num_workers", "0", "--image_tokens", "all"]
+    assert run_command_line(["embed", "--output_dir", str(world / "all"), *words]) == 0
+    full = {"item_store": world / "all", "max_length": 4000, "max_samples": max_samples, "batch_size": 2}
+    assert run_command_line(tune_flags(world, world / "full", **full)) == 0
+    return {
+        "adapter": world / "tuned" / ADAPTER_FOLDER,
+        "full_tokens_adapter": world / "full" / ADAPTER_FOLDER,
+        "full_tokens_store": world / "all",
+    }
+
+
 def read_answers(output: Path) -> dict[str, str]:
     """Context -> recommended ID, of the judged system."""
     lines = (output / "test_results_candidates_st.jsonl").read_text().splitlines()
@@ -91,18 +105,10 @@ def test_all_image_tokens_and_several_pictures_are_tuned_on_and_judged(
         shutil.copy(picture, picture.with_name(picture.name.replace("_0.jpg", "_1.jpg")))
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
     words += ["--model", "tiny", "--store_dtype", "fp32", "--num_workers", "0"]
-    assert run_command_line(["embed", "--output_dir", str(world / "all"), "--image_tokens", "all", *words]) == 0
     assert run_command_line(["embed", "--output_dir", str(world / "two"), "--images_per_item", "2", *words]) == 0
-    full = {"item_store": world / "all", "max_length": 4000, "max_samples": 4, "batch_size": 2}
-    assert run_command_line(tune_flags(world, world / "full", **full)) == 0
     two = {"item_store": world / "two", "images_per_item": 2}
     assert run_command_line(tune_flags(world, world / "several", **two)) == 0
-    compared = {
-        "adapter": world / "tuned" / ADAPTER_FOLDER,
-        "full_tokens_adapter": world / "full" / ADAPTER_FOLDER,
-        "full_tokens_store": world / "all",
-        "max_length": 4000,
-    }
+    compared = {**tuned_on_all_image_tokens(world, max_samples=4), "max_length": 4000}
     assert run_command_line(evaluate_flags(world, tmp_path / "out", no_greedy=True, **compared)) == 0
     systems = results(tmp_path / "out")["systems"]
     assert list(systems)[:2] == ["lavic", "full_tokens"]
@@ -348,18 +354,7 @@ def test_a_system_without_room_is_refused_before_any_answers(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # All image tokens of four candidates do not fit where the five of each do.
-    paths = data_paths(world / "shop")
-    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    words += ["--model", "tiny", "--store_dtype", "fp32", "--num_workers", "0", "--image_tokens", "all"]
-    assert run_command_line(["embed", "--output_dir", str(world / "all"), *words]) == 0
-    full = {"item_store": world / "all", "max_length": 4000, "max_samples": 2, "batch_size": 2}
-    assert run_command_line(tune_flags(world, world / "full", **full)) == 0
-    compared = {
-        "adapter": world / "tuned" / ADAPTER_FOLDER,
-        "full_tokens_adapter": world / "full" / ADAPTER_FOLDER,
-        "full_tokens_store": world / "all",
-        "max_length": 500,
-    }
+    compared = {**tuned_on_all_image_tokens(world, max_samples=2), "max_length": 500}
     said = refused(capsys, evaluate_flags(world, tmp_path / "out", **compared))
     assert "12 of 12 conversations are too long for full_tokens" in said
     assert not (tmp_path / "out" / "answers").exists()

@@ -69,6 +69,15 @@ def test_no_run_yet_is_exit_code_0_and_says_how_to_start_one(
     assert json.loads(capsys.readouterr().out)["status"] == "none"
 
 
+def test_where_there_is_no_run_yet_the_warnings_of_another_are_not_told(
+    finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--output_dir", str(tmp_path / "elsewhere"), *finished[2:]]
+    assert run_command_line(["monitor", "--json", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], found["warnings"]) == ("none", [])
+
+
 def test_a_folder_that_is_a_file_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "file"
     path.write_text("", encoding="utf-8")

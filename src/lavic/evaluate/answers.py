@@ -62,18 +62,16 @@ class Journal:
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path = path
-        self.found: dict[int, dict[str, Any]] = {}
-        self.seconds = 0.0
         rows = list(read_jsonl(path)) if path.exists() else []
-        if rows and rows[0].get("identity") == identity:
-            self.found = {row["row"]: row for row in rows[1:] if isinstance(row.get("row"), int)}
-            self.seconds = max((float(row.get("seconds", 0.0)) for row in self.found.values()), default=0.0)
-            self._began = time.monotonic() - self.seconds
-            return
-        self._began = time.monotonic()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        append_jsonl(path, {"identity": identity})
+        known = bool(rows) and rows[0].get("identity") == identity
+        kept = rows[1:] if known else []
+        self.found: dict[int, dict[str, Any]] = {row["row"]: row for row in kept if isinstance(row.get("row"), int)}
+        self.seconds = max((float(row.get("seconds", 0.0)) for row in self.found.values()), default=0.0)
+        self._began = time.monotonic() - self.seconds
+        if not known:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            append_jsonl(path, {"identity": identity})
 
     def add(self, at: int, answer: Mapping[str, Any]) -> None:
         """Keep one row's answer."""

@@ -88,8 +88,6 @@ class EvaluateSettings(ConversationSettings):
                 "no picture is shown, so an adapter without pictures is --text_only_adapter",
                 where="--adapter with --text_only",
             )
-        if self.text_only and self.vision_adapter is not None:
-            raise ConfigError("no picture is shown, so it would do nothing", where="--vision_adapter with --text_only")
         if not self.text_only and self.item_store is None:
             raise ConfigError("it is needed", where="--item_store", remedy="Give one, or --text_only.")
         return self

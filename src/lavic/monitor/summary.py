@@ -45,7 +45,8 @@ def run_values(view: RunView, tail: LogTail) -> dict[str, Any]:
         ],
         "skipped": view.skipped,
         "skipped_reasons": dict(view.skipped_reasons),
-        "warnings": list(tail.alerts),
+        # Where there is no run yet, the newest log is another one's.
+        "warnings": [] if view.status == "none" else list(tail.alerts),
         "reason": (view.end or {}).get("reason"),
         "log_file": str(tail.path) if tail.path else None,
     }

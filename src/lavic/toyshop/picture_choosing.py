@@ -124,7 +124,7 @@ def reading_loss(got: Tensor, wanted: Tensor, places: Tensor, real: Tensor) -> t
         same word, 1 no relation; and the squared error of all states as a share of their squared length.
     """
     apart = []
-    for place in sorted({*places.unique().tolist()} - {0}):
+    for place in places[places > 0].unique().tolist():
         here, there = got[places == place], wanted[places == place]
         mean = there.mean(0)
         apart.append(1 - cosine_similarity(here - mean, there - mean, dim=-1).mean())

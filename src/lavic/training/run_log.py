@@ -222,6 +222,7 @@ class RunLog:
             tracker.scalars(numbers, step)
 
     def warn(self, message: str) -> None:
+        """Tell the user, on the console and in the text log; no event, for equal runs may differ in it."""
         if self._console is not None:
             self._console.warn(message)
         else:

@@ -95,6 +95,12 @@ class ConversationSettings(Settings):
             raise ValueError("it names no list; write candidates_st")
         return name
 
+    @model_validator(mode="after")
+    def _check_vision_adapter(self) -> Self:
+        if self.text_only and self.vision_adapter is not None:
+            raise ConfigError("no picture is shown, so it would do nothing", where="--vision_adapter with --text_only")
+        return self
+
 
 class TuneSettings(ConversationSettings, TrainingSettings):
     """Everything that decides a tuning run."""
@@ -141,8 +147,6 @@ class TuneSettings(ConversationSettings, TrainingSettings):
 
     @model_validator(mode="after")
     def _check_pictures(self) -> Self:
-        if self.text_only and self.vision_adapter is not None:
-            raise ConfigError("no picture is shown, so it would do nothing", where="--vision_adapter with --text_only")
         if not self.text_only and self.item_store is None:
             raise ConfigError(
                 "it is needed", where="--item_store", remedy="Give one, or --text_only to tune without pictures."
