@@ -42,7 +42,8 @@ TRAIN = {
         "images": [
             {"large": "https://a/1.jpg", "hi_res": None},
             {"hi_res": "https://a/2.jpg"},
-            {"thumb": "x"},
+            {"thumb": "https://a/3t.jpg", "large": ""},
+            {"variant": "MAIN"},
         ],
         DESCRIPTIONS: {"B000000001_0.jpg": "A green hat.", "B000000001_1.jpg": "The hat from behind."},
         "price": 12.50,
@@ -145,7 +146,7 @@ def test_training_images_in_file_order(tmp_path: Path, log: SkipLog) -> None:
 
 def test_items_keep_addresses_by_number(tmp_path: Path, log: SkipLog) -> None:
     first, second = read_train_items(train_file(tmp_path), log)
-    assert first.image_urls == ("https://a/1.jpg", "https://a/2.jpg", "")
+    assert first.image_urls == ("https://a/1.jpg", "https://a/2.jpg", "https://a/3t.jpg", "")
     assert second.image_urls == ()
     assert first.raw == TRAIN["B000000001"]
 

@@ -7,7 +7,7 @@ What is written again unchanged has the same bytes: ``raw`` keeps unknown keys a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def read_train_items(path: Path, skipped: SkipLog, *, described: bool = True) ->
         yield Item(
             item_id=item_id,
             title=title,
-            image_urls=tuple(image_address(entry, URL_KEYS[:2])[0] for entry in row.images or ()),
+            image_urls=tuple(image_address(entry)[0] for entry in row.images or ()),
             descriptions=dict(_descriptions(row, path, place, skipped)) if described else {},
             where=f"{path}, {place}",
             raw=member.value,
@@ -174,13 +174,10 @@ def _title(title: str | None, skipped: SkipLog) -> str:
     return title
 
 
-def image_address(entry: object, keys: Sequence[str] = URL_KEYS) -> tuple[str, str]:
-    """The address in an entry of ``images`` and which of ``keys`` it stands under, the first that has one; else two "".
-
-    A crawl takes a thumbnail where there is nothing else; ``Item.image_urls`` does not count it as a picture.
-    """
+def image_address(entry: object) -> tuple[str, str]:
+    """The best address in an entry of ``images``, and which of ``URL_KEYS`` it stands under; two "" without one."""
     if isinstance(entry, dict):
-        for key in keys:
+        for key in URL_KEYS:
             address = entry.get(key)
             if isinstance(address, str) and address.strip():
                 return address, key

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hostile_server import (
     HostileServer,
     Request,
     crawl_words,
+    drips,
     one_after_another,
     picture_bytes,
     rows_of,
@@ -18,6 +21,7 @@ from hostile_server import (
     slowly,
     write_valid,
 )
+from yarl import URL
 
 from lavic.cli.main import run_command_line
 from lavic.crawl.politeness import forbids_ai, parse_robots, retry_after_s
@@ -70,6 +74,33 @@ def test_the_longest_rule_holds_and_a_tie_allows() -> None:
     assert parse_robots("User-agent: *\nDisallow: /a\nAllow: /a", "lavic").allows("/a")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "address", "allowed"),
+    [
+        # RFC 9309, 2.2.2: octets are compared after encoding what is not ASCII and decoding what needs no encoding.
+        ("/%7Ejoe/", "/~joe/a.jpg", False),
+        ("/~joe/", "/%7ejoe/a.jpg", False),
+        ("/privé/", "/priv%c3%a9/a.jpg", False),
+        ("/a%3cd", "/a%3Cd.jpg", False),
+        ("/a%2Fb", "/a/b", True),
+        # RFC 9309, 2.2.3: these two are no wildcards.
+        ("/%2A/a", "/x/a", True),
+        ("/%2A/a", "/*/a", False),
+        ("/a%24", "/a$b", False),
+        # What has no quoting must not change: dots, a lone question mark, two slashes, a query's plus.
+        ("/*./x", "/a/x", True),
+        ("/*?", "/a", True),
+        ("/*?", "/a?b", False),
+        ("/*//b", "/a//b", False),
+        ("/*?q=a%2Bb*&c=é$", "/x?q=a%2Bb&d=1&c=%C3%A9", False),
+        ("/*?q=a%2Bb*&c=é$", "/x?q=a b&c=%C3%A9", True),
+    ],
+)
+def test_rules_and_addresses_are_quoted_alike(pattern: str, address: str, allowed: bool) -> None:
+    path = URL(f"http://host{address}").raw_path_qs
+    assert parse_robots(f"User-agent: *\nDisallow: {pattern}", "lavic").allows(path) is allowed
+
+
 def test_a_pattern_made_to_be_slow_is_not() -> None:
     rules = parse_robots("User-agent: *\nDisallow: /" + "*a" * 500 + "*b$", "lavic")
     begun = time.process_time()
@@ -93,7 +124,14 @@ def test_robots_txt_that_is_no_such_file_allows_all() -> None:
         (["*: noai"], True),
         (["otherbot: noai"], False),
         (["noindex, nofollow"], False),
+        (["otherbot: noindex, noai"], False),
+        (["noindex, lavic: noai"], True),
+        (["otherbot: noindex, lavic: noai"], True),
+        (["max-image-preview:large, noai"], True),
+        (["max-snippet: 10, noai"], True),
+        (["otherbot: max-snippet: 10, noai"], False),
         (["unavailable_after: 25 Jun 2030 15:00:00 PST"], False),
+        (["unavailable_after: Tue, 25 Jun 2030 15:00:00 PST, noai"], True),
         ([], False),
     ],
 )
@@ -145,6 +183,36 @@ def test_of_a_long_robots_txt_the_beginning_is_obeyed(tmp_path: Path) -> None:
         assert run_command_line(crawl_words(tmp_path)) == 1
         assert server.asked == ["/robots.txt", "/b"]
     assert rows_of(tmp_path)["a_0.jpg"]["error"] == "robots"
+
+
+def test_rules_that_are_being_read_are_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lavic.crawl.fetching.MAX_HOSTS", 1)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(HostileServer()) for _ in range(4)]
+        for server in servers:
+            server.default = slowly(sends(GOOD), 0.2)
+            server.routes["/robots.txt"] = slowly(sends(b"User-agent: *\nDisallow: /secret\n"), 0.2)
+        urls = {f"a_{i}.jpg": server.url("/a") for i, server in enumerate(servers)}
+        write_valid(tmp_path, urls | {f"b_{i}.jpg": server.url("/secret") for i, server in enumerate(servers)})
+        assert run_command_line(crawl_words(tmp_path, deadline_s=10, timeout_s=8)) == 1
+        assert [server.asked[-1] for server in servers] == ["/a"] * 4
+    assert [rows_of(tmp_path)[f"{letter}_{i}.jpg"]["error"] for letter in "ab" for i in range(4)] == (
+        [None] * 4 + ["robots"] * 4
+    )
+
+
+def test_waiting_for_robots_txt_costs_a_picture_its_time(tmp_path: Path) -> None:
+    with HostileServer({"/robots.txt": slowly(sends(b""), 1.2), "/a": slowly(sends(GOOD), 1.2)}) as server:
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        # 2 s are enough for either, not for both.
+        assert run_command_line(crawl_words(tmp_path, deadline_s=2, timeout_s=10)) == 1
+        assert server.asked == ["/robots.txt", "/a"]
+        assert rows_of(tmp_path)["a_0.jpg"]["error"] == "deadline"
+        server.asked.clear()
+        server.routes["/robots.txt"] = drips
+        assert run_command_line(crawl_words(tmp_path, deadline_s=1, timeout_s=10)) == 1
+        assert server.asked == ["/robots.txt"]
+        assert rows_of(tmp_path)["a_0.jpg"]["error"] == "deadline"
 
 
 def test_a_host_that_wants_a_day_between_requests_holds_nobody_up(tmp_path: Path) -> None:
@@ -216,6 +284,23 @@ def test_retry_after_makes_everyone_wait(tmp_path: Path) -> None:
     # The first is refused; all others, the second try included, come a second later.
     assert len(moments) == 5
     assert min(moments[1:]) - moments[0] >= 0.99
+
+
+def test_after_a_pause_the_rate_is_kept(tmp_path: Path) -> None:
+    moments: list[float] = []
+
+    async def noted(request: Request) -> None:
+        moments.append(time.monotonic())
+        await (request.answer(b"", 429, Retry_After="1") if len(moments) == 1 else request.answer(GOOD))
+
+    with HostileServer() as server:
+        server.default = noted
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(6)})
+        assert run_command_line(crawl_words(tmp_path, rate=5, workers=8, ignore_robots=True)) == 0
+    # The turns that fell into the pause are not all taken at its end.
+    assert len(moments) == 7
+    assert min(moments[1:]) - moments[0] >= 0.99
+    assert min(later - before for before, later in itertools.pairwise(moments)) > 0.2 * 0.5
 
 
 def test_a_host_that_asks_for_hours_is_left_alone(tmp_path: Path) -> None:

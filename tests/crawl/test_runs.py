@@ -95,6 +95,67 @@ def test_refresh_sends_the_etag_and_keeps_what_has_not_changed(tmp_path: Path) -
     assert rows["dies_0.jpg"]["kept"] is True
 
 
+def test_a_failed_refresh_and_a_plain_run_forget_nothing(tmp_path: Path) -> None:
+    answers = one_after_another(sends(GOOD, ETag='"1"'), sends(b"", 404), sends(b"", 304))
+    with HostileServer({"/a": answers}) as server:
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        first = rows_of(tmp_path)["a_0.jpg"]
+        facts = {key: first[key] for key in ("url", "bytes", "size", "sha256", "etag", "as_it_came")}
+        for more, status, error in (
+            ({"refresh": True}, "failed", "http_404"),
+            ({}, "present", None),
+            ({"refresh": True}, "unchanged", None),
+        ):
+            assert run_command_line(crawl_words(tmp_path, **more)) == 0
+            row = rows_of(tmp_path)["a_0.jpg"]
+            assert (row["status"], row["error"]) == (status, error)
+            assert {key: row.get(key) for key in facts} == facts
+        assert [headers.get("if-none-match") for headers in server.headers["/a"]] == [None, '"1"', '"1"']
+
+
+def test_an_etag_is_of_one_address_and_one_file(tmp_path: Path) -> None:
+    new = picture_bytes(size=(80, 60))
+    with HostileServer() as server:
+        server.default = sends(GOOD, ETag='"1"')
+        paths = {"same_0.jpg": "/same", "moved_0.jpg": "/old", "touched_0.jpg": "/touched"}
+        write_valid(tmp_path, {name: server.url(path) for name, path in paths.items()})
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        paths["moved_0.jpg"] = "/new"
+        write_valid(tmp_path, {name: server.url(path) for name, path in paths.items()})
+        (tmp_path / "valid_images" / "touched_0.jpg").write_bytes(new)
+        # Two runs: what a failure leaves in the report must not be taken for the new address's.
+        server.default = sends(b"", 503)
+        assert run_command_line(crawl_words(tmp_path, refresh=True, retries=0, ignore_robots=True)) == 0
+        assert run_command_line(crawl_words(tmp_path, refresh=True, retries=0, ignore_robots=True)) == 0
+    sent = {path: {headers.get("if-none-match") for headers in server.headers[path][-2:]} for path in paths.values()}
+    assert sent == {"/same": {'"1"'}, "/new": {None}, "/touched": {None}}
+    rows = rows_of(tmp_path)
+    old = hashlib.sha256(GOOD).hexdigest()
+    assert {name: row["sha256"] for name, row in rows.items()} == {
+        "same_0.jpg": old,
+        "moved_0.jpg": old,
+        "touched_0.jpg": None,
+    }
+
+
+def test_a_broken_file_that_cannot_be_fetched_again_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "valid_images"
+    folder.mkdir()
+    (folder / "a_0.jpg").write_bytes(b"<html>saved as a picture")
+    (folder / "b_0.jpg").write_bytes(GOOD)
+    with HostileServer() as server:
+        write_valid(tmp_path, {name: server.url(f"/{name}") for name in ("a_0.jpg", "b_0.jpg")})
+        assert run_command_line([*crawl_words(tmp_path, check_existing=True), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["already_there"], document["failed"], document["missing"]) == (1, 1, 1)
+    row = rows_of(tmp_path)["a_0.jpg"]
+    assert (row["status"], row["error"], "kept" in row) == ("failed", "http_404", False)
+    assert (folder / "a_0.jpg").read_bytes() == b"<html>saved as a picture"
+
+
 def test_files_that_others_made_are_left_alone_unless_they_are_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "valid_images"
     folder.mkdir()

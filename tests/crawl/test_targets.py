@@ -79,6 +79,20 @@ def test_only_some_of_them(tmp_path: Path) -> None:
     assert {row[0] for row in found(world(tmp_path, valid_only=True))} == {"valid"}
 
 
+def test_the_first_pictures_of_an_item_in_the_validation_file_too(tmp_path: Path) -> None:
+    names = ["B1_3.jpg", "B2_0.jpg", "B1_5.jpg", "B1_3.jpg", "B1_0.jpg", "b.jpg"]
+    rows = [{"image_name": name, "image": f"http://h/{i}"} for i, name in enumerate(names)]
+    path = tmp_path / "v.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def taken(most: int) -> list[str]:
+        return [row[1] for row in found(CrawlSettings(val_data=path, valid_only=True, images_per_item=most))]
+
+    # In file order; a name that stands twice is one picture.
+    assert taken(1) == ["B1_3.jpg", "B2_0.jpg", "B1_3.jpg", "b.jpg"]
+    assert taken(2) == ["B1_3.jpg", "B2_0.jpg", "B1_5.jpg", "B1_3.jpg", "b.jpg"]
+
+
 def test_a_category_means_the_items_of_its_conversations(tmp_path: Path) -> None:
     settings = world(tmp_path, category="amazon_home")
     with pytest.raises(InputError, match="there are no conversations here"):

@@ -151,6 +151,43 @@ def test_a_folder_keeps_its_splits_but_for_leaks(sources: Path, capsys: pytest.C
     assert (sources / "out" / "mine" / "test.jsonl").read_bytes() == (folder / "test.jsonl").read_bytes()
 
 
+def test_of_equal_rows_the_test_keeps_its_own(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sources / "posts"
+    both, other = conversation("a", ["H0"], []), conversation("b", ["H1"], [])
+    lines(folder / "train.jsonl", [both, other, other])
+    lines(folder / "valid.jsonl", [both, conversation("c", ["H2"], [])])
+    lines(folder / "test.jsonl", [both])
+    found = build(capsys, sources, "--conversations", folder, "--category", "mine")
+    assert found["conversations"] == {"train": 1, "valid": 1, "test": 1}
+    assert (sources / "out" / "mine" / "test.jsonl").read_bytes() == (folder / "test.jsonl").read_bytes()
+    listed = [json.loads(line) for line in (sources / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert [(Path(row["file"]).name, row["where"], row["reason"]) for row in listed] == [
+        ("valid.jsonl", "line 1", "the conversation stands in test.jsonl too"),
+        ("train.jsonl", "line 1", "the conversation stands in test.jsonl too"),
+        ("train.jsonl", "line 3", "the conversation stands twice; the first is kept"),
+    ]
+
+
+def test_a_picture_is_known_by_each_of_its_addresses(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # H0 and H1 have the same picture, H1 without its large address; as do H2 and H3, of which H3 has a thumb only.
+    def entry(**urls: str | None) -> dict[str, Any]:
+        return {key: url and f"https://m.media.invalid/I/{url}" for key, url in urls.items()}
+
+    images = {
+        "H0": entry(large="p.jpg", hi_res="p_h.jpg", thumb="p_t.jpg"),
+        "H1": entry(large=None, hi_res="p_h.jpg", thumb=""),
+        "H2": entry(large="q.jpg", hi_res="q_h.jpg", thumb="q_t.jpg"),
+        "H3": entry(large="", hi_res=None, thumb="q_t.jpg"),
+    }
+    lines(sources / "meta_Home.jsonl", [meta(item_id, images=[each]) for item_id, each in images.items()])
+    lines(sources / "home.jsonl", [conversation(f"post {item_id}", [item_id], []) for item_id in images])
+    found = build(capsys, sources, "--valid_share", 0.5)
+    train, valid = addresses(sources / "out")
+    assert {frozenset(train), frozenset(valid)} == {frozenset({"H0", "H1"}), frozenset({"H2", "H3"})}
+    assert {**train, **valid}["H3"] == ["https://m.media.invalid/I/q_t.jpg"]
+    assert found["pictures"] == {"train": 2, "valid": 2}
+
+
 def test_extra_items_are_drawn_by_lot_in_any_order(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(capsys, sources, "--extra_items", 3)
     train, valid = addresses(sources / "out")

@@ -60,8 +60,47 @@ def test_rows_are_pictures_with_the_note_of_datasets(tmp_path: Path, capsys: pyt
     rows = table.to_pylist()
     assert rows[1]["image"] == {"bytes": (world / "train_images" / "T0_1.jpg").read_bytes(), "path": "T0_1.jpg"}
     assert rows[1]["description"] == "It shows T0 from side 1."
-    assert [row["row_json"] is not None for row in rows[:4]] == [True, False, False, True]
+    texts = [json.loads(row["row_json"]) for row in rows[:4]]
+    assert texts[0] == texts[1] == texts[2] != texts[3]
     assert "data/train-*.parquet" in (out / "README.md").read_text()
+
+
+def test_rows_that_were_filtered_or_written_by_an_older_lavic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason=WHY_NOT)
+    import pyarrow.parquet as pq
+
+    world, there = make_public(tmp_path / "world"), tmp_path / "there"
+    convert(capsys, "--to", "parquet", "--source_dir", world, "--output_dir", there)
+    path = there / "data" / "train-00000.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    words = ["--from", "parquet", "--source_dir", there, "--output_dir"]
+
+    def back(name: str, kept: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+        pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
+        counts = convert(capsys, *words, tmp_path / name)
+        return list(json.loads((tmp_path / name / "item2meta_train.json").read_text())), counts
+
+    # Without T0's and T1's first pictures, and shuffled.
+    ids, counts = back("filtered", [rows[4], rows[2], *rows[5:], rows[1]])
+    assert sorted(ids) == ["T0", "T1", "T2", "T3", "T4", "T5"]
+    assert (counts["entries"]["train"], counts["skipped"]) == (6, 0)
+    old, seen = [], set()
+    for row in rows:
+        old.append({**row, "row_json": None if row["item_id"] in seen else row["row_json"]})
+        seen.add(row["item_id"])
+    assert back("old", old[::-1])[1]["skipped"] == 0
+    assert files_of(tmp_path / "old").keys() == files_of(world).keys()
+    # What an older file lost is listed.
+    ids, counts = back("lost", [*old[1:3], *old[4:]])
+    assert "T0" not in ids
+    listed = [json.loads(line) for line in (tmp_path / "lost" / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["where"], row["key"], row["reason"]) for row in listed] == [
+        ("row 1", "T0", "no row holds the metadata of this item or picture"),
+        ("row 3", "T1", "no row holds the metadata of this item or picture"),
+    ]
 
 
 def test_items_without_pictures_and_half_surrogates_come_back(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.public_world import flags, make_public
+from data.public_world import KEY, conversation, flags, lines, make_public
 from small_world import refused
 
 from lavic.cli.main import run_command_line
@@ -33,12 +33,13 @@ def check_consistent(output: Path, images_per_item: int) -> dict[str, int]:
     needed: set[str] = set()
     rows = {}
     for path in sorted((output / "toys").iterdir()):
-        conversations = list(read_conversations(path, log)) if path.stat().st_size else []
+        conversations = list(read_conversations(path, log))
         rows[path.stem] = len(conversations)
         for each in conversations:
             needed |= {*each.gt_items, *each.candidates["st"]}
     described = list(read_train_metadata(output / "item2meta_train.json", log))
-    described += list(read_valid_metadata(output / "item2meta_valid.jsonl", log)) if rows.get("test") else []
+    valid = output / "item2meta_valid.jsonl"
+    described += list(read_valid_metadata(valid, log)) if valid.exists() else []
     assert {image.item_id for image in described} == needed
     files = [path.name for side in ("train_images", "valid_images") for path in (output / side).iterdir()]
     assert sorted(files) == sorted(image.image_name for image in described)
@@ -99,6 +100,15 @@ def test_pictures_that_are_not_taken_are_not_named(tmp_path: Path, capsys: pytes
     assert len(items["T1"].image_urls) == 1
 
 
+def test_a_picture_with_a_thumbnail_alone_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world, out = make_public(tmp_path / "world"), tmp_path / "out"
+    rows = json.loads((world / "item2meta_train.json").read_text())
+    rows["T2"] |= {"images": [{"thumb": "https://shop.invalid/T2/t.jpg"}], KEY: {}}
+    (world / "item2meta_train.json").write_text(json.dumps(rows))
+    assert subset(capsys, world, out)["conversations"] == {"train": 2, "valid": 1, "test": 1}
+    assert json.loads((out / "subset.json").read_text())["items"]["T2"] == ["T2_0.jpg"]
+
+
 def test_links_share_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world, out = make_public(tmp_path / "world"), tmp_path / "out"
     subset(capsys, world, out, "--link")
@@ -129,6 +139,25 @@ def test_equal_seeds_give_equal_bytes_and_no_more_than_asked(
 
     assert taken("a", 3) == taken("b", 3)
     assert taken("c", 4).keys() > taken("d", 3).keys()
+
+
+def test_what_gets_nothing_gets_no_file_and_no_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world, out = make_public(tmp_path / "world"), tmp_path / "out"
+    # Only the first row of test.jsonl needs T5, only its second V1: without a picture of V1 none is left.
+    (world / "valid_images" / "V1_0.jpg").unlink()
+    assert run_command_line(command(world, out)) == 0
+    assert sorted(path.name for path in (out / "toys").iterdir()) == ["train.jsonl", "valid.jsonl"]
+    assert not (out / "item2meta_valid.jsonl").exists()
+    assert check_consistent(out, 2) == {"train": 2, "valid": 1}
+    assert json.loads((out / "subset.json").read_text())["conversations"] == {"train": 2, "valid": 1, "test": 0}
+    flags_of_train = f"--train_data {out}/item2meta_train.json --train_images_dir {out}/train_images"
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next: lavic distill --model tiny {flags_of_train}"
+    # The other way round: one row, whose item is of the validation file.
+    lines(world / "toys" / "test.jsonl", [conversation("six", ["V0"], ["V0"])])
+    for split in ("train", "valid"):
+        (world / "toys" / f"{split}.jsonl").unlink()
+    subset(capsys, world, tmp_path / "valid")
+    assert not (tmp_path / "valid" / "item2meta_train.json").exists()
 
 
 def test_what_cannot_be_taken_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,22 @@ def test_another_model_or_setting_does_not_go_on(world, capsys):
     assert len(texts(world)) == 12
 
 
+def test_a_whole_journal_of_another_setting_is_not_merged(world, finished, capsys, monkeypatch):
+    def dying(*_):
+        raise RuntimeError("died")
+
+    # Killed when all was described and nothing merged.
+    inner = describe_run._merge
+    monkeypatch.setattr(describe_run, "_merge", dying)
+    assert run_command_line(flags(world)) == 70
+    monkeypatch.setattr(describe_run, "_merge", inner)
+    before = metadata(world)
+    assert "--max_new_tokens (was 48, is 47)" in refused(capsys, flags(world, max_new_tokens=47))
+    assert metadata(world) == before
+    assert run_command_line(flags(world)) == 0
+    assert metadata(world) == metadata(finished)
+
+
 def test_other_weights_under_the_same_name_do_not_go_on(world, capsys):
     assert run_command_line(flags(world, max_samples=3)) == 0
     path = world / f"{FILES[0]}.describe.jsonl"

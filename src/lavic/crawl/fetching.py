@@ -59,7 +59,11 @@ class Try:
             CrawlFailure: ``deadline``.
         """
         if self.left_s <= needed_s:
-            raise CrawlFailure("deadline", f"not done within --deadline_s ({self.attempts} attempts)", passing=True)
+            raise self.over()
+
+    def over(self) -> CrawlFailure:
+        """What to raise when the deadline is over."""
+        return CrawlFailure("deadline", f"not done within --deadline_s ({self.attempts} attempts)", passing=True)
 
 
 class Fetcher:
@@ -142,7 +146,7 @@ class Fetcher:
         first = url
         for _ in range(self._settings.max_redirects + 1):
             if not self._settings.ignore_robots:
-                await self._require_permission(url)
+                await self._require_permission(url, spent)
             answer = await self._ask(url, conditions, spent, self._settings.max_bytes)
             if answer.code in _REDIRECTS and "Location" in answer.headers:
                 url = self._next(url, answer)
@@ -208,7 +212,8 @@ class Fetcher:
         wait_s = host.wait_s()
         while wait_s > 0:
             await self._sleep(wait_s)
-            wait_s = host.paused_s()
+            # All whose turn fell into a pause would come at once at its end: each takes a new turn.
+            wait_s = host.wait_s() if host.paused_s() > 0 else 0.0
 
     def _note_failure(self, host: Host, failure: CrawlFailure) -> None:
         if failure.http_code is not None:
@@ -228,17 +233,33 @@ class Fetcher:
 
     # -- robots.txt ------------------------------------------------------------------------------------------
 
-    async def _require_permission(self, url: URL) -> None:
-        origin = url.origin()
+    async def _require_permission(self, url: URL, spent: Try) -> None:
+        rules = await self._robots_rules(url.origin(), spent)
+        if not rules.allows(url.raw_path_qs):
+            raise CrawlFailure("robots", "robots.txt forbids it")
+
+    async def _robots_rules(self, origin: URL, spent: Try) -> RobotsRules:
+        """A host's rules, kept or read; waiting for them costs a picture its time."""
         task = self._robots.get(origin)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             # One request for all who wait; a failure is not kept, as the host may come back.
             task = self._robots[origin] = asyncio.create_task(self._read_robots(origin))
             if len(self._robots) > MAX_HOSTS:
-                self._robots.popitem(last=False)[1].cancel()
-        rules = await asyncio.shield(task)
-        if not rules.allows(url.raw_path_qs):
-            raise CrawlFailure("robots", "robots.txt forbids it")
+                self._forget_rules()
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(spent.left_s):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise spent.over() from error
+        finally:
+            spent.spend(time.monotonic() - begun)
+
+    def _forget_rules(self) -> None:
+        """Forget the rules that were read first; those that are being read are waited for."""
+        oldest = next((origin for origin, task in self._robots.items() if task.done()), None)
+        if oldest is not None and not (task := self._robots.pop(oldest)).cancelled():
+            task.exception()  # looked at, or asyncio complains when all who waited for it gave up before
 
     async def _read_robots(self, origin: URL) -> RobotsRules:
         """A host's rules; a page that does not exist (4xx) allows all, one that cannot be read allows nothing yet.

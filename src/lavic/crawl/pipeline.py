@@ -21,6 +21,9 @@ from lavic.files import open_regular
 
 _BATCH = 256
 KEPT, NOT_ASKED = "kept", "not_asked"
+# Keys of a report's row.
+_OF_THE_FILE = ("bytes", "size", "sha256", "as_it_came")
+_OF_THE_ADDRESS = ("etag", "last_modified", "redirected_to")
 # After the first Ctrl-C what is under way may end; a download that is not done by then is given up.
 GRACE_S = 10.0
 
@@ -106,27 +109,28 @@ class Pipeline:
     async def _one(self, target: Target, fetcher: Fetcher, pool: PicturePool) -> None:
         """See one picture through: there already, fetched, or failed."""
         spent = Try(self._settings.deadline_s)
-        there = False
-        earlier: dict[str, Any] | None = None
+        whole = False
+        known: dict[str, Any] = {}
         try:
             there = self._storage.has(target)
             earlier = self._report.earlier(target.key)
             whole = there and not (self._settings.check_existing and await self._is_broken(target, pool))
+            if whole:
+                known = _known(earlier, target, self._size(target))
             if whole and not self._settings.refresh:
-                self._present(target, earlier)
+                self._present(target, earlier, known)
                 return
             if self._settings.retry_failed and not (earlier and earlier["status"] == FAILED and earlier.get("passing")):
                 self._tally.count(NOT_ASKED, tried=False)
                 return
             if not target.url:
                 raise CrawlFailure("no_url", "the metadata has no address for it")
-            conditions = _conditions(earlier) if whole else {}
-            fetched, stored, place = await self._fetch_and_store(target, conditions, spent, fetcher, pool)
+            fetched, stored, place = await self._fetch_and_store(target, _conditions(known), spent, fetcher, pool)
         except CrawlFailure as failure:
-            self._failed(target, failure, spent, earlier, there=there)
+            self._failed(target, failure, spent, known, whole=whole)
             return
         if stored is None:
-            self._report.add({**(earlier or {}), "status": UNCHANGED, "http_code": 304, "attempts": spent.attempts})
+            self._report.add(_row(target, UNCHANGED) | known | {"http_code": 304, "attempts": spent.attempts})
             self._tally.count(UNCHANGED)
             return
         self._tally.downloaded_bytes += len(fetched.body or b"")
@@ -155,10 +159,10 @@ class Pipeline:
                 self._undecided -= 1
             await fetcher.back_off(spent)
 
-    def _present(self, target: Target, earlier: dict[str, Any] | None) -> None:
+    def _present(self, target: Target, earlier: dict[str, Any] | None, known: dict[str, Any]) -> None:
         self._tally.count(PRESENT, tried=False)
         if earlier is None or earlier["status"] == FAILED:
-            self._report.add(_row(target, PRESENT) | {"bytes": self._size(target)})
+            self._report.add(_row(target, PRESENT) | {"bytes": self._size(target)} | known)
 
     def _size(self, target: Target) -> int | None:
         path = self._path(target)
@@ -177,13 +181,12 @@ class Pipeline:
             return True
         return False
 
-    def _failed(
-        self, target: Target, failure: CrawlFailure, spent: Try, earlier: dict[str, Any] | None, *, there: bool
-    ) -> None:
-        """Count and report a failure; a picture that was there stays, with what is known of it."""
-        row = _row(target, FAILED)
-        if there and earlier is not None:
-            row |= {key: earlier[key] for key in ("bytes", "size", "sha256", "etag", "last_modified") if key in earlier}
+    def _failed(self, target: Target, failure: CrawlFailure, spent: Try, known: dict[str, Any], *, whole: bool) -> None:
+        """Count and report a failure; a picture that was there stays, with what is known of it.
+
+        A broken one stays too, but counts as missing.
+        """
+        row = _row(target, FAILED) | known
         row |= {
             "http_code": failure.http_code,
             "attempts": spent.attempts,
@@ -191,8 +194,8 @@ class Pipeline:
             "message": failure.message[:300],
             "passing": failure.passing,
         }
-        self._report.add(row | ({"kept": True} if there else {}))
-        self._tally.count(KEPT if there else FAILED, failure.kind, passing=failure.passing)
+        self._report.add(row | ({"kept": True} if whole else {}))
+        self._tally.count(KEPT if whole else FAILED, failure.kind, passing=failure.passing)
 
 
 def _read(path: Path) -> bytes:
@@ -200,13 +203,26 @@ def _read(path: Path) -> bytes:
         return stream.read()
 
 
-def _conditions(earlier: dict[str, Any] | None) -> dict[str, str]:
-    """What lets a host answer that nothing has changed."""
+def _known(earlier: dict[str, Any] | None, target: Target, size: int | None) -> dict[str, Any]:
+    """What an earlier row says of the file that is there, if it is still the same one.
+
+    Args:
+        size: bytes of the file.
+    """
     if earlier is None or (earlier["status"] not in THERE and not earlier.get("kept")):
         return {}
-    if earlier.get("etag"):
-        return {"If-None-Match": str(earlier["etag"])}
-    return {"If-Modified-Since": str(earlier["last_modified"])} if earlier.get("last_modified") else {}
+    if size is None or earlier.get("bytes") != size:
+        return {}
+    # What the host said of another address says nothing of this one.
+    keys = (*_OF_THE_FILE, *(_OF_THE_ADDRESS if earlier.get("url") == target.url else ()))
+    return {key: earlier[key] for key in keys if key in earlier}
+
+
+def _conditions(known: dict[str, Any]) -> dict[str, str]:
+    """What lets a host answer that nothing has changed."""
+    if known.get("etag"):
+        return {"If-None-Match": str(known["etag"])}
+    return {"If-Modified-Since": str(known["last_modified"])} if known.get("last_modified") else {}
 
 
 def _row(target: Target, status: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def _both(settings: CrawlSettings, skipped: SkipLog) -> Iterator[Target]:
     if not settings.valid_only:
         yield from _train_targets(settings.train_data, settings.images_per_item, skipped)
     if not settings.train_only:
-        yield from _valid_targets(settings.val_data, skipped)
+        yield from _valid_targets(settings.val_data, settings.images_per_item, skipped)
 
 
 def require_files(settings: CrawlSettings) -> None:
@@ -116,7 +117,8 @@ def _train_targets(path: Path, images_per_item: int | None, skipped: SkipLog) ->
             yield from _named(TRAIN, member.key, f"{member.key}_{number}.jpg", url, url_key, (path, place, skipped))
 
 
-def _valid_targets(path: Path, skipped: SkipLog) -> Iterator[Target]:
+def _valid_targets(path: Path, images_per_item: int | None, skipped: SkipLog) -> Iterator[Target]:
+    taken: defaultdict[str, set[str]] = defaultdict(set)
     for number, value in read_rows(path, skipped):
         place = f"line {number}"
         row, key, reason = check_row(_ImageRow, value)
@@ -124,6 +126,11 @@ def _valid_targets(path: Path, skipped: SkipLog) -> Iterator[Target]:
             skipped.add(file=path, where=place, key=key, reason=reason)
             continue
         item_id = item_id_of(row.image_name)
+        if images_per_item is not None:
+            names = taken[item_id]
+            if len(names) >= images_per_item and row.image_name not in names:
+                continue
+            names.add(row.image_name)
         yield from _named(VALID, item_id, row.image_name, row.image or "", "image", (path, place, skipped))
 
 

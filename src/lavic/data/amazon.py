@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lavic.formats import DESCRIPTIONS_KEY, NO_TITLE, NO_TITLE_NOTE
+from lavic.formats import DESCRIPTIONS_KEY, NO_TITLE, NO_TITLE_NOTE, URL_KEYS
 from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem
 from lavic.skipped import SkipLog
 
@@ -104,26 +104,25 @@ def _texts(values: list[Any] | None) -> list[str]:
 def _images(entries: list[Any], most: int, skipped: SkipLog) -> list[dict[str, Any]]:
     """The first entries with an address of their own; ``large`` is that address."""
     kept: list[dict[str, Any]] = []
-    addresses: set[str] = set()
+    seen: set[str] = set()
     for entry in entries:
         if len(kept) == most:
             break
-        url = address(entry)
-        if not url or url in addresses:
+        url = next(iter(addresses(entry)), "")
+        if not url or url in seen:
             skipped.note(BAD_ENTRIES_NOTE)
             continue
-        addresses.add(url)
+        seen.add(url)
         known = {key: entry[key] for key in _IMAGE_KEYS if isinstance(entry.get(key), str)}
         kept.append({**{key: text for key, text in known.items() if not surrogate_problem(text)}, "large": url})
     return kept
 
 
-def address(entry: object) -> str:
-    """The address of an entry's picture, the large one before the one in high resolution; "" without one."""
-    if not isinstance(entry, dict):
-        return ""
-    for key in ("large", "hi_res"):
-        url = entry.get(key)
-        if isinstance(url, str) and len(url) <= MAX_URL_CHARS and url.isprintable() and _URL.fullmatch(url):
-            return url
-    return ""
+def addresses(entry: object) -> list[str]:
+    """The addresses of an entry's picture that can be used, the best first."""
+    urls = [entry.get(key) for key in URL_KEYS] if isinstance(entry, dict) else []
+    return [url for url in urls if isinstance(url, str) and _is_address(url)]
+
+
+def _is_address(url: str) -> bool:
+    return len(url) <= MAX_URL_CHARS and url.isprintable() and _URL.fullmatch(url) is not None

@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lavic.data.amazon import as_item, read_meta
+from lavic.data.amazon import addresses, as_item, read_meta
 from lavic.data.build_rows import Row, assign_splits, chosen_conversations, conversation_sources, read_all
 from lavic.data.config import BuildSettings
 from lavic.data.lots import Lots
@@ -44,13 +45,13 @@ class Catalogue:
     """The items that were found.
 
     Attributes:
-        pictures: ID -> hashes of the addresses of its pictures.
+        pictures: ID -> of each of its pictures the hashes of all its addresses.
         mentioned: how many of them a conversation names.
         spool: their rows, as found; some of these may have been given up again.
     """
 
     spool: Path
-    pictures: dict[str, list[bytes]] = field(default_factory=dict)
+    pictures: dict[str, list[list[bytes]]] = field(default_factory=dict)
     mentioned: int = 0
 
 
@@ -146,7 +147,7 @@ def _collect(
 ) -> Catalogue:
     """Read the metadata once; rows of wanted items go to the spool, not into memory."""
     catalogue = Catalogue(spool)
-    extra: Lots[list[bytes]] = Lots(settings.extra_items, settings.seed)
+    extra: Lots[list[list[bytes]]] = Lots(settings.extra_items, settings.seed)
     try:
         with spool.open("wb") as stream:
             for meta in read_meta(settings.meta, skipped):
@@ -161,7 +162,7 @@ def _collect(
                 item = as_item(meta, settings.images_per_item, settings.meta, skipped)
                 if item is None:
                     continue
-                pictures = [_hash(entry["large"]) for entry in item["images"]]
+                pictures = [[_hash(url) for url in addresses(entry)] for entry in item["images"]]
                 if wanted:
                     catalogue.pictures[meta.item_id] = pictures
                 else:
@@ -182,7 +183,8 @@ def _hash(url: str) -> bytes:
 
 
 def _valid_ids(settings: BuildSettings, catalogue: Catalogue) -> set[str]:
-    groups = picture_groups(catalogue.pictures)
+    # Of two items with the same picture one may lack its large address.
+    groups = picture_groups({item_id: chain.from_iterable(each) for item_id, each in catalogue.pictures.items()})
     if len(groups) < 2:
         problem = f"{len(catalogue.pictures)} items cannot be divided into training and validation"
         because = "" if len(catalogue.pictures) < 2 else ": they share their pictures"

@@ -57,10 +57,11 @@ def conversation_sources(path: Path) -> dict[str, Path]:
 
 
 def read_all(sources: dict[str, Path], skipped: SkipLog) -> list[Row]:
-    """All rows that have a right item, each once."""
+    """All rows that have a right item, each once; of equal rows in several files that of the strongest split."""
     rows: list[Row] = []
-    seen: set[bytes] = set()
-    for split, path in sources.items():
+    seen: dict[bytes, str] = {}
+    for split in sorted(sources, key=("", *_STRONGEST).index):
+        path = sources[split]
         for index, conversation in enumerate(read_conversations(path, skipped)):
             where = conversation.where.rpartition(", ")[2]
             mark = _mark(conversation)
@@ -68,9 +69,11 @@ def read_all(sources: dict[str, Path], skipped: SkipLog) -> list[Row]:
                 skipped.add(file=path, where=where, key="gt_items", reason="the conversation has no right item")
             elif mark in seen:
                 reason = "the conversation stands twice; the first is kept"
+                if seen[mark] != split:
+                    reason = f"the conversation stands in {seen[mark]}.jsonl too"
                 skipped.add(file=path, where=where, reason=reason)
             else:
-                seen.add(mark)
+                seen[mark] = split
                 rows.append(_row(path, split, index, conversation))
     return rows
 

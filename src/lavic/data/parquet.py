@@ -1,7 +1,7 @@
 """The public format as Parquet files with the pictures in them, as Hugging Face ``datasets`` reads them; and back.
 
-A row is a picture. The row of the metadata that it comes from is kept as JSON text beside the first of its pictures,
-so that the way back gives the same bytes; an item without pictures is a row without one.
+A row is a picture. The row of the metadata that it comes from is kept as JSON text beside it, so that the way back
+gives the same bytes, and no item is lost where rows were filtered; an item without pictures is a row without one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ data = load_dataset("parquet", data_files={{{example}}})
 ```
 
 A row is a picture: `item_id`, `title`, `image_name`, `image`, `description` (empty where there is none). `row_json` is
-the item's (training) or picture's (validation) row of the metadata, on the first of its rows.
+the item's (training) or picture's (validation) row of the metadata, on each of its rows.
 """
 
 
@@ -197,7 +197,7 @@ def _rows(
     part: str, path: Path, images_dir: Path, counts: ParquetCounts, skipped: SkipLog
 ) -> Iterator[tuple[dict[str, Any], int]]:
     for entry in read_entries(part, path, skipped):
-        raw: str | None = json.dumps(entry.raw)  # escaped: half a surrogate pair has no UTF-8 form
+        raw = json.dumps(entry.raw)  # escaped: half a surrogate pair has no UTF-8 form
         for name, picture in _pictures(entry, path, images_dir, counts, skipped):
             row = {
                 "item_id": entry.item_id,
@@ -207,8 +207,7 @@ def _rows(
                 "row_json": raw,
                 "image": None if picture is None else {"bytes": picture, "path": name},
             }
-            yield row, len(picture or b"") + len(raw or "")
-            raw = None
+            yield row, len(picture or b"") + len(raw)
             counts.rows[part] += 1
             counts.pictures[part] += picture is not None
 

@@ -19,6 +19,7 @@ from lavic.skipped import SkipLog
 
 MARKER = "converted.json"
 OUTPUTS = (MARKER, TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, "skipped.jsonl")
+NO_ROW = "no row holds the metadata of this item or picture"
 _COLUMNS = ("item_id", "image_name", "image", "row_json")
 #: Rows that are held at a time, each with its picture.
 _BATCH = 16
@@ -114,7 +115,12 @@ def _ascii_only(path: Path) -> bool:
 def _entries(
     part: str, paths: list[Path], images: Path, counts: BackCounts, skipped: SkipLog
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """ID and row of each entry; its pictures are written on the way."""
+    """ID and row of each entry; its pictures are written on the way.
+
+    An entry of the training file has a row per picture. Each holds its metadata, in older files only the first did.
+    """
+    done: set[str] = set()
+    lacking: dict[str, tuple[Path, int]] = {}
     for path in paths:
         for number, row in enumerate(_table_rows(path), 1):
             reason = name_problem(row["item_id"])
@@ -127,19 +133,31 @@ def _entries(
                 if reason:
                     skipped.add(file=path, where=f"row {number}", key="image_name", reason=reason)
                     continue
-                target = safe_join(images, row["image_name"])
-                new = not target.exists()
-                with atomic_path(target) as half:
-                    half.write_bytes(picture)
-                counts.pictures[part] += new
+                counts.pictures[part] += _write_picture(safe_join(images, row["image_name"]), picture)
+            if part == "train" and row["item_id"] in done:
+                continue
             if row["row_json"] is None:
+                lacking.setdefault(row["item_id"] if part == "train" else row["image_name"], (path, number))
                 continue
             raw = _parsed(row["row_json"])
             if raw is None:
                 skipped.add(file=path, where=f"row {number}", key="row_json", reason="the text is not a JSON object")
                 continue
             counts.entries[part] += 1
+            if part == "train":
+                done.add(row["item_id"])
             yield row["item_id"], raw
+    for key, (path, number) in lacking.items():
+        if key not in done:
+            skipped.add(file=path, where=f"row {number}", key=key or "", reason=NO_ROW)
+
+
+def _write_picture(target: Path, picture: bytes) -> bool:
+    """Whether it is a new one."""
+    new = not target.exists()
+    with atomic_path(target) as half:
+        half.write_bytes(picture)
+    return new
 
 
 def _table_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -153,8 +153,9 @@ def _take(plan: SubsetPlan, splits: dict[str, Path], output_dir: Path, skipped: 
     # Metadata and conversations last: where they are, every picture they need is.
     _write_metadata(plan, pictures, output_dir)
     (output_dir / plan.category).mkdir(exist_ok=True)
-    for split, path in splits.items():
-        write_conversations(output_dir / plan.category / f"{split}.jsonl", _rows(path, set(chosen[split])))
+    for split, rows in chosen.items():
+        if rows:  # readers refuse an empty file
+            write_conversations(output_dir / plan.category / f"{split}.jsonl", _rows(splits[split], set(rows)))
     sources = {str(path): sha256_file(path) for path in (*splits.values(), *plan.metadata.values())}
     return {
         "conversations": {split: len(rows) for split, rows in chosen.items()},
@@ -255,13 +256,14 @@ def _take_pictures(plan: SubsetPlan, part: str, pictures: dict[str, list[str]], 
 
 
 def _write_metadata(plan: SubsetPlan, pictures: dict[str, dict[str, list[str]]], output_dir: Path) -> None:
-    if "valid" in plan.metadata:
+    """The two files, each only where a picture of it was taken."""
+    if pictures["valid"]:
         kept = {name for names in pictures["valid"].values() for name in names}
         with atomic_path(output_dir / VALID_METADATA) as half, half.open("wb") as stream:
             for entry in read_entries("valid", plan.metadata["valid"], SkipLog()):
                 if kept.issuperset(entry.images):
                     stream.write(json_line(entry.raw))
-    if "train" in plan.metadata:
+    if pictures["train"]:
         path = plan.metadata["train"]
         items = (
             _only(item, pictures["train"][item.item_id])

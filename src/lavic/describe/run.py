@@ -113,8 +113,8 @@ def _collect(settings: DescribeSettings, sides: tuple[Side, ...], skipped: SkipL
         journal = work.journals[side.name] = _journal(settings, side, work.lacking[side.name])
         names = {picture.image_name for picture in work.lacking[side.name]}
         kept = names & journal.described.keys()
-        # Other settings may get a text where these got none.
-        if kept != names or any(journal.described[name].problem for name in kept):
+        # Also of a journal that is complete: what is merged must be what was asked for.
+        if names:
             journal.check(known_identity(settings))
         work.kept += len(kept)
         work.todo += len(names) - len(kept)
