@@ -90,7 +90,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="blocks of each side, in turn (default 5); switches get every second")
     add("--batch_size", "--batch-size", type=int, default=4)
     add("--threads", type=int, default=usable_cores(), help="of the processor, on both sides (default: all cores)")
-    add("--workers", type=int, default=defaults.num_workers, help=f"lavic's readers (default {defaults.num_workers})")
+    add("--workers", type=int, help=f"lavic's readers (default: none on a processor, {defaults.num_workers} on a GPU)")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="on both sides (default: lavic's for the device)")
     add("--seed", type=int, default=0)
     add("--memory", action="store_true", help="estimate what the 7B needs to train, and stop")
@@ -100,6 +100,9 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     for name in ("steps", "rounds", "batch_size", "threads"):
         if getattr(flags, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if flags.workers is None:
+        # Readers would be more processes on the cores that both sides compute on; beside a GPU those are free.
+        flags.workers = defaults.num_workers if flags.device == "cuda" else 0
     if flags.workers < 0:
         parser.error("--workers must not be negative")
     return flags

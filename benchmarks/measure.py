@@ -128,15 +128,31 @@ class Alone:
         peak_memory_bytes: most memory at any time: of the process on a CPU, of torch's allocator on a GPU.
         before_bytes: the same kind of memory with the model loaded and before the first step.
         first_step_s: from the loaded model to the end of the first step: prefix, readers, first pictures.
+        libraries_bytes: of the process before there was a model: Python and its libraries; on a GPU nothing.
     """
 
     peak_memory_bytes: int
     before_bytes: int
     first_step_s: float
+    libraries_bytes: int = 0
+
+    @property
+    def own_peak_bytes(self) -> int:
+        """Most memory of model and run, which is what a GPU counts."""
+        return self.peak_memory_bytes - self.libraries_bytes
 
 
-def measure_alone(bench: Timed, side: Side, *, steps: int) -> Alone:
-    """Run a few steps in this process, which must not have done anything else."""
+def libraries_bytes(device: torch.device) -> int:
+    """What the process takes now, before a model is made; a GPU's memory holds none of it."""
+    return 0 if device.type == "cuda" else resident_bytes("VmRSS")
+
+
+def measure_alone(bench: Timed, side: Side, *, steps: int, libraries: int = 0) -> Alone:
+    """Run a few steps in this process, which must not have done anything else.
+
+    Args:
+        libraries: what ``libraries_bytes`` gave before the bench was made.
+    """
     cuda = bench.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -146,7 +162,7 @@ def measure_alone(bench: Timed, side: Side, *, steps: int) -> Alone:
     prepared = time.perf_counter() - started
     block = bench.run_block(side, steps=steps)
     peak = torch.cuda.max_memory_allocated() if cuda else resident_bytes("VmHWM")
-    return Alone(peak, before, prepared + block.first)
+    return Alone(peak, before, prepared + block.first, libraries)
 
 
 def alone_in_subprocess(script: Path, flags: Rows[str], side: str) -> Alone:

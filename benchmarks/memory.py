@@ -19,6 +19,7 @@ from shapes import SHAPES, Shape, make_base, make_config, toy_tokenizer
 from torch import Tensor, nn
 from transformers import LlavaNextForConditionalGeneration
 
+from lavic.check.memory import validation_bytes
 from lavic.console import Console
 from lavic.model.accelerations import Accelerations
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters, set_lora_dropout
@@ -200,23 +201,26 @@ class Probe:
 
 def estimate(console: Console, shape: Shape = SHAPES["7b"]) -> dict[str, Any]:
     """Weights, activations and totals for both formats, four lengths, with and without recomputing."""
-    weights = count_weights(shape)
+    weights, config = count_weights(shape), make_config(shape)
     console.info("Measuring what a layer of each kind keeps (about a minute) ...")
     probe = Probe(shape)
     plain, recomputed = probe.kept(False), probe.kept(True)
     rows = []
     for length in LENGTHS:
         logits = LOGIT_GRADIENT_BYTES * min(CHUNK, length - PROMPT_TOKENS) * shape.vocabulary
+        validating = validation_bytes(config.vision_config, config.text_config, 2, 5 * shape.view_tokens, length)
         # While a layer is recomputed all of its activations are there once.
         one_layer = max(plain.vision_layer, plain.layer_at(length))
         for checkpointing in (False, True):
             kept = recomputed.total(shape, length) + one_layer if checkpointing else plain.total(shape, length)
-            working = weights.training + kept + logits + GPU_OVERHEAD
+            # Validation keeps nothing of training but LoRA and the optimizer.
+            working = weights.training + max(kept + logits, validating) + GPU_OVERHEAD
             rows.append(
                 {
                     "tokens": length,
                     "activation_checkpointing": checkpointing,
                     "activations_bytes": round(kept + logits),
+                    "validation_bytes": round(validating),
                     "bf16_bytes": round(weights.bf16 + working),
                     "nf4_bytes": round(weights.nf4 + working),
                 }
@@ -250,11 +254,12 @@ def show_estimate(result: dict[str, Any], console: Console) -> None:
                 str(row["tokens"]),
                 "yes" if row["activation_checkpointing"] else "no",
                 f"{row['activations_bytes'] / 1e9:.2f}",
+                f"{row['validation_bytes'] / 1e9:.2f}",
                 f"{bf16:.2f}",
                 "yes" if bf16 <= 20 else "NO",
                 f"{nf4:.2f}",
                 "yes" if nf4 <= 8 else "NO",
             ]
         )
-    header = ["tokens", "recomputed", "activations", "bf16 in all", "in 20 GB", "NF4 in all", "in 8 GB"]
+    header = ["tokens", "recomputed", "activations", "or validating", "bf16 in all", "in 20 GB", "NF4 in all", "in 8 GB"]
     console.table(rows, header=header, title="GB (10^9 bytes), estimated, not measured on a GPU")

@@ -32,6 +32,7 @@ from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.devices import make_fabric, weights_dtype
 from lavic.training.loaders import MicroBatch, MicroBatches, Sample, micro_batches
 from lavic.training.loop import seed_dropout
+from lavic.training.picture_cache import PictureCache
 from lavic.training.sampler import epoch_batches
 
 
@@ -43,12 +44,14 @@ class Side:
         accelerations: None for the published algorithm.
         by_length: batches of similar length; False takes random ones.
         workers: processes that read pictures; 0 reads inside the step.
+        picture_cache: cut pictures are kept on disk; they lie there already when a block is timed.
     """
 
     name: str
     accelerations: Accelerations | None
     by_length: bool
     workers: int
+    picture_cache: bool = False
 
     def without(self, name: str, **changes: object) -> Side:
         """The same side with one thing changed, under another name."""
@@ -77,9 +80,10 @@ def switched(side: Side, device: torch.device) -> list[tuple[Side, bool]]:
             continue
         other = replace(side.accelerations, **{field.name: not default})
         found.append((side.without(field.name, accelerations=other), not default))
-    found.append((side.without("by_length", by_length=False), False))
-    if side.workers:
-        found.append((side.without("workers", workers=0), False))
+    found.append((side.without("group_by_length", by_length=False), False))
+    readers = 0 if side.workers else DistillSettings().num_workers
+    found.append((side.without("num_workers", workers=readers), readers > 0))
+    found.append((side.without("picture_cache", picture_cache=True), True))
     return found
 
 
@@ -139,7 +143,12 @@ class Bench:
         self.clip = settings.gradient_clip
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.samples = samples
-        self.dataset = MicroBatches(self.samples, builder, view_size=self.base.view_size, views=self.base.family.views)
+        sizes = {"view_size": self.base.view_size, "views": self.base.family.views}
+        cache = PictureCache(samples[0].path.parent / "cut", **sizes)
+        self.datasets = {
+            False: MicroBatches(samples, builder, **sizes),
+            True: MicroBatches(samples, builder, **sizes, cache=cache),
+        }
         self.published = PublishedDistillation(self.base, builder)
         self.student = FiveTokenModel(self.base)
         self._prefixes: dict[bool, PrefixCache | None] = {}
@@ -193,7 +202,7 @@ class Bench:
                 return found.total / len(found.nats)
 
         asked = time.perf_counter()
-        for batch in micro_batches(self.dataset, batches, workers=workers):
+        for batch in micro_batches(self.datasets[side.picture_cache], batches, workers=workers):
             assert not batch.failed, "the drawn pictures can all be read"
             yield partial(loss_of, batch), len(batch.indices), time.perf_counter() - asked
             asked = time.perf_counter()

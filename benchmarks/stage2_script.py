@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import measure_alone, print_alone
+from measure import libraries_bytes, measure_alone, print_alone
 from shapes import SHAPES, make_shop
 from sides import PUBLISHED, usable_cores
 from stage2_run import PAIR, World, compare, show
@@ -100,10 +100,12 @@ def _measure(script: Script, flags: argparse.Namespace, folder: Path, console: C
     """The run, with a folder for pictures and item store; None where one side was measured alone."""
     world, shape = _make_world(script, flags, folder), SHAPES[flags.shape]
     if flags.only:
+        libraries = libraries_bytes(world.device)
         published = flags.only == PUBLISHED.name
         bench = world.bench(shape, world.precision, lm_head=published)
         side = PUBLISHED if published else bench.lavic
-        print_alone(measure_alone(bench, side, steps=script.alone_steps(side.name, flags)))
+        steps = script.alone_steps(side.name, flags)
+        print_alone(measure_alone(bench, side, steps=steps, libraries=libraries))
         return None
     console.info(script.comparing)
     agreement = script.agreement(world)

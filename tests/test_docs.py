@@ -133,7 +133,8 @@ def known_flags() -> set[str]:
     names = {name for command in COMMANDS for name in load_object(command.settings).field_names()}
     switches = {f"no_{name}" for name in names}
     flags = {f"--{name}" for name in names | switches | {"config", "json", "help", "version"}}
-    scripts = "".join(map(text_of, (ROOT / "benchmarks").glob("*.py")))
+    sources = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "src" / "lavic" / "toyshop" / "teacher.py"]
+    scripts = "".join(map(text_of, sources))
     return flags | {"--" + name.replace("-", "_") for name in re.findall(r'"--([a-z][a-z_-]*)"', scripts)}
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from distill import main
+from distill import main, parse
 from measure import Parity
+from sides import lavic_side, switched
 
 from lavic.errors import TrainingError
 
@@ -37,11 +38,21 @@ def test_a_short_run_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureF
         assert set(result[key]) == {"lavic", "published"}
         assert all(value > 0 for value in result[key].values()), key
     effects = {row["name"]: row for row in result["switches"]}
-    assert {"cls_only", "prefix_cache", "frozen_start", "target_logits", "by_length", "workers"} <= set(effects)
-    assert "compile" not in effects
+    names = {"cls_only", "prefix_cache", "frozen_start", "target_logits", "lean_vision", "lean_language"}
+    assert set(effects) == {*names, "activation_checkpointing", "group_by_length", "num_workers", "picture_cache"}
     assert effects["cls_only"]["flops"] > 1
     assert effects["activation_checkpointing"]["flops"] < 1
     assert "% of what that allows is reached" in capsys.readouterr().out
+
+
+def test_readers_are_default_where_a_gpu_computes_beside_them() -> None:
+    assert (parse([]).workers, parse(["--device", "cuda"]).workers, parse(["--workers", "3"]).workers) == (0, 2, 3)
+
+
+@pytest.mark.parametrize(("workers", "other"), [(0, 2), (2, 0)])
+def test_readers_are_one_of_the_switches(workers: int, other: int) -> None:
+    effects = {side.name: (side.workers, on) for side, on in switched(lavic_side(workers), torch.device("cpu"))}
+    assert effects["num_workers"] == (other, other > 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")

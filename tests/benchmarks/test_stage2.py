@@ -22,11 +22,12 @@ PLAIN = {
     *("device", "shape", "precision", "threads", "batch_size", "conversations", "rounds", "seed"),
     *("tokens_per_conversation", "ratio", "ratio_range", "flop_bound", "share_of_flop_bound", "cpu_time_ratio"),
     *("cpu_time_share_of_flop_bound", "peak_flops_per_s", "peak_memory_share", "added_memory_share", "vision_share"),
-    *("versions", "agreement", "goals"),
+    *("process_memory_share", "versions", "agreement", "goals"),
 }
 PAIRS = {
     *("conversations_per_s", "flops_per_conversation", "cpu_s_per_conversation", "share_of_peak", "first_step_s"),
-    *("peak_memory_bytes", "memory_before_bytes", "added_memory_bytes", "input_share"),
+    *("peak_memory_bytes", "memory_before_bytes", "added_memory_bytes", "libraries_bytes"),
+    "input_share",
 }
 
 
@@ -57,6 +58,9 @@ def test_a_short_run_writes_every_figure(script: str, tmp_path: Path, capsys: py
     assert result["ratio"] == pytest.approx(rate["lavic"] / rate["published"])
     assert result["flop_bound"] == pytest.approx(flops["published"] / flops["lavic"])
     assert result["flop_bound"] > 1
+    own = {name: result["peak_memory_bytes"][name] - result["libraries_bytes"][name] for name in rate}
+    assert result["peak_memory_share"] == pytest.approx(own["lavic"] / own["published"])
+    assert all(own[name] >= result["added_memory_bytes"][name] for name in own), "the model's weights are its own"
     assert result["agreement"].keys() == AGREEMENT[script]
     assert max(result["agreement"].values()) < 1e-4
     assert result["goals"].keys() == GOALS

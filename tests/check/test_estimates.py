@@ -15,7 +15,7 @@ from lavic.check.dataset import sequence_problem
 from lavic.check.memory import Lengths, estimate, estimate_tuning
 from lavic.check.model import ModelFacts, look_at_model
 from lavic.distill.config import DistillSettings
-from lavic.distill.evaluation import batch_loss
+from lavic.distill.evaluation import VALIDATION_BATCH, VALIDATION_TOKENS, batch_loss
 from lavic.distill.setup import make_accelerations
 from lavic.model.adapters import (
     LoraSettings,
@@ -26,12 +26,13 @@ from lavic.model.adapters import (
 )
 from lavic.model.choices import collate_choices, score_choices
 from lavic.model.load import BaseModel, load_base
-from lavic.model.losses import target_loss
+from lavic.model.losses import CHUNK, target_loss
 from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.training.loaders import MicroBatch
+from lavic.training.sampler import ordered_batches
 from lavic.tune.config import TuneSettings
 from lavic.tune.setup import make_accelerations as make_tuning_accelerations
 
@@ -141,13 +142,56 @@ def test_the_estimate_of_validation_is_near_what_scoring_takes(
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with autocast, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         score_choices(model, batch, tokens, prefix=model.prefix_of(trees))
+    lengths = Lengths(1, 1, row=len(trees[0].prompt_ids), choices=sum(map(len, trees[0].paths)), rows=rows)
+    need = estimate_tuning(settings, facts, lengths=lengths, precision=precision, on_gpu=False)
+    assert need.scoring == pytest.approx(highest_memory(profiled), rel=0.25)
+
+
+def highest_memory(profiled: profile) -> int:
+    """Most bytes taken at any time of a profiled block."""
     taken = highest = 0
     for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
         taken += event.nbytes() if event.name() == "[memory]" else 0
         highest = max(highest, taken)
-    lengths = Lengths(1, 1, row=len(trees[0].prompt_ids), choices=sum(map(len, trees[0].paths)), rows=rows)
-    need = estimate_tuning(settings, facts, lengths=lengths, precision=precision, on_gpu=False)
-    assert need.scoring == pytest.approx(highest, rel=0.25)
+    return highest
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("words", [60, 400])
+def test_the_estimate_of_stage_1s_validation_is_near_what_a_batch_takes(
+    facts: ModelFacts, builder: SequenceBuilder, precision: str, words: int
+) -> None:
+    """A whole batch of short descriptions, and one that long ones make smaller."""
+    settings, base = DistillSettings.load(None, {"precision": precision}), load_tiny(precision)
+    attach_vision_lora(base.model, LoraSettings())
+    model = FiveTokenModel(base, make_accelerations(settings))
+    sequence = builder.distill("A mug", "a red mug " * words)
+    length = len(sequence.input_ids)
+    indices = ordered_batches([length] * 16, VALIDATION_BATCH, max_tokens=VALIDATION_TOKENS)[0]
+    tokens = builder.collate([sequence] * len(indices))
+    views = torch.zeros((len(indices), 5, 3, 40, 40), dtype=torch.uint8)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.no_grad(), autocast, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        batch_loss(model, MicroBatch(tuple(indices), tokens, views, ()), None)
+    need = estimate(settings, facts, longest=length, precision=precision, on_gpu=False)
+    assert need.scoring == pytest.approx(highest_memory(profiled), rel=0.25)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_logits_everywhere_are_counted(facts: ModelFacts, batch_size: int) -> None:
+    every, few = (
+        estimate(
+            DistillSettings.load(None, {"target_logits": switch, "batch_size": batch_size}),
+            facts,
+            longest=300,
+            precision="bf16",
+            on_gpu=True,
+        ).logits
+        for switch in (False, True)
+    )
+    vocabulary = facts.base.model.config.text_config.vocab_size
+    assert few == 3 * 4 * min(CHUNK, batch_size * 300) * vocabulary
+    assert every == batch_size * 300 * vocabulary * (3 * 4 + 2 * 2)
 
 
 def test_weights_and_optimizer_are_counted_exactly(facts: ModelFacts) -> None:

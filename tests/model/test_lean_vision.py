@@ -9,11 +9,13 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.activations import QuickGELUActivation
 
-from lavic.model.accelerations import Accelerations
+from lavic.model.accelerations import PLAIN, Accelerations, arrange_modules
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters, set_lora_dropout
-from lavic.model.lean_vision import arrange_vision, dropout_mask
+from lavic.model.lean_lora import dropout_mask
 from lavic.model.load import load_base
 from lavic.model.visual_tokens import FiveTokenModel
+
+LEAN = Accelerations()
 
 
 class Net(nn.Module):
@@ -38,7 +40,7 @@ def wrapped_net(bias: bool = True, dropout: float = 0.0) -> nn.Module:
 
 
 def results(wrapped: nn.Module, x: torch.Tensor, *, lean: bool) -> list[torch.Tensor]:
-    arrange_vision([wrapped], lean)
+    arrange_modules([wrapped], LEAN if lean else PLAIN)
     torch.manual_seed(2)
     out = wrapped(x)
     return [out, *torch.autograd.grad(out.sin().sum(), [x, *lora_parameters(wrapped).values()])]
@@ -70,7 +72,7 @@ def test_gradients_with_dropout_are_those_of_the_mask_that_was_drawn():
 
 def test_a_disabled_adapter_is_the_base_layer():
     wrapped, x = wrapped_net(), torch.randn(2, 6, dtype=torch.float64)
-    arrange_vision([wrapped], True)
+    arrange_modules([wrapped], LEAN)
     with wrapped.disable_adapter():
         torch.testing.assert_close(wrapped(x), wrapped.base_model.model.layer.base_layer(x), rtol=0, atol=0)
     assert not torch.allclose(wrapped(x), wrapped.base_model.model.layer.base_layer(x))
@@ -79,7 +81,7 @@ def test_a_disabled_adapter_is_the_base_layer():
 def test_what_is_not_plain_lora_stays_pefts():
     config = LoraConfig(r=2, target_modules=["layer"], use_dora=True)
     wrapped = get_peft_model(Net(True), config, autocast_adapter_dtype=False)
-    arrange_vision([wrapped], True)
+    arrange_modules([wrapped], LEAN)
     assert "forward" not in wrapped.base_model.model.layer.__dict__
 
 
@@ -112,7 +114,7 @@ def test_norm_and_gelu_are_the_librarys(layer):
     x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
     found = []
     for lean in (True, False):
-        arrange_vision([layer], lean)
+        arrange_modules([layer], LEAN if lean else PLAIN)
         out = layer(x)
         found.append((out, *torch.autograd.grad(out.sin().sum(), x)))
     for one, other in zip(*found, strict=True):
@@ -123,9 +125,9 @@ def test_a_norm_under_autocast_gives_what_the_linear_layer_behind_it_would_round
     layer, x = nn.LayerNorm(64, dtype=torch.bfloat16), torch.randn(5, 64, dtype=torch.bfloat16)
     torch.nn.init.normal_(layer.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        arrange_vision([layer], False)
+        arrange_modules([layer], PLAIN)
         plain = layer(x).to(torch.bfloat16)
-        arrange_vision([layer], True)
+        arrange_modules([layer], LEAN)
         lean = layer(x)
     assert lean.dtype == torch.bfloat16
     torch.testing.assert_close(lean, plain, rtol=0, atol=0)

@@ -79,7 +79,8 @@ def lift_to_float64(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, MistralRMSNorm):
-            module.forward = partial(norm, module)
+            # Of the class: short cuts replace the module's own, and take it away again.
+            module.__class__ = type("ExactNorm", (MistralRMSNorm,), {"forward": norm})
         elif isinstance(module, MistralRotaryEmbedding):
             module.forward = partial(rotary, module)
 

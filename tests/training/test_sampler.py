@@ -91,5 +91,7 @@ def test_the_last_step_takes_what_is_left(samples, batch_size, accumulation, ste
 def test_validation_goes_from_the_longest_to_the_shortest():
     assert ordered_batches([5, 9, 7, 9, 1], 2) == [[1, 3], [2, 0], [4]]
     assert ordered_batches([], 2) == []
+    assert ordered_batches([5, 9, 7, 9, 1, 20], 3, max_tokens=18) == [[5], [1, 3], [2, 0], [4]]
+    assert ordered_batches([6, 6, 6, 6], 3, max_tokens=100) == [[0, 1, 2], [3]]
     sizes = lengths(1000)
     assert padding_share(ordered_batches(sizes, 16), sizes) < 0.03

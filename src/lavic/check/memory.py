@@ -7,6 +7,7 @@ from typing import Any
 
 from lavic.check.model import ModelFacts
 from lavic.distill.config import DistillSettings
+from lavic.distill.evaluation import VALIDATION_BATCH, VALIDATION_TOKENS
 from lavic.model.losses import CHUNK
 from lavic.training.settings import TrainingSettings
 from lavic.tune.config import TuneSettings
@@ -72,11 +73,15 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
     inside = _vision(vision, size, settings, on_gpu=on_gpu)
     activations = rows * (
         _kept(patches, tower_layers, inside, size * vision.hidden_size, settings)
-        + _kept(longest, text.num_hidden_layers, _language(text, size), size * text.hidden_size, settings)
+        + _kept(longest, text.num_hidden_layers, _language(text, size, settings), size * text.hidden_size, settings)
     )
     # fp32 logits of a chunk, their gradient and their softmax; with a teacher also those of the other tokens alone,
     # their gradient, and the sum of both gradients.
-    logits = (6 if settings.has_teacher else 3) * 4 * min(CHUNK, rows * longest) * text.vocab_size
+    positions = rows * longest
+    targets = min(CHUNK, positions) if settings.target_logits else positions
+    logits = (6 if settings.has_teacher else 3) * 4 * targets * text.vocab_size
+    if not settings.target_logits:
+        logits += 2 * size * positions * text.vocab_size  # of every position, and their gradient
     weights, loading = _weights(settings, facts, size, on_gpu=on_gpu)
     return Need(
         weights=weights,
@@ -86,7 +91,22 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
         main=PROCESS_BYTES + settings.num_workers * WORKER_BYTES + loading,
         on_gpu=on_gpu,
         longest=longest,
+        scoring=validation_bytes(vision, text, size, patches, longest),
     )
+
+
+def validation_bytes(vision: Any, text: Any, size: int, patches: int, longest: int) -> float:
+    """Bytes that a batch of validation takes at once, no gradient being kept: in the tower, or behind it."""
+    # What goes in, the residual and its norm; what comes out of fc1 and GELU.
+    tower = VALIDATION_BATCH * patches * size * (3 * vision.hidden_size + 2 * vision.intermediate_size)
+    positions = max(longest, min(VALIDATION_TOKENS, VALIDATION_BATCH * longest))
+    logits = 2 * 4 * min(CHUNK, positions) * text.vocab_size
+    return float(max(tower, positions * _passing(text, size), logits))
+
+
+def _passing(text: Any, size: int) -> int:
+    """Bytes a position of a layer that keeps nothing: what goes in, the residual, its norm; gate, up, their product."""
+    return int(size * (3 * text.hidden_size + 3 * text.intermediate_size))
 
 
 @dataclass(frozen=True)
@@ -171,10 +191,17 @@ def _vision(config: Any, size: int, settings: DistillSettings, *, on_gpu: bool) 
     return float(per_position - (size - 1) * masks if on_gpu else per_position)
 
 
-def _language(config: Any, size: int) -> float:
+def _language(config: Any, size: int, settings: DistillSettings) -> float:
     """Bytes a position and layer: frozen weights need no inputs, but norms, attention and gates do."""
     width, inner = config.hidden_size, config.intermediate_size
-    return float(size * (3 * inner + 6 * width) + 4 * 2.25 * width)
+    # gate and up, and without the short cut the gate's activation.
+    gates = 2 if settings.lean_language else 3
+    return float(size * (gates * inner + 6 * width) + 2.25 * _norm_size(size, settings) * width)
+
+
+def _norm_size(size: int, settings: TrainingSettings) -> int:
+    """Bytes of each number that a norm of the language model keeps."""
+    return size if settings.lean_language else 4
 
 
 def _trained_language(config: Any, size: int, settings: TuneSettings, *, on_gpu: bool) -> float:
@@ -183,25 +210,24 @@ def _trained_language(config: Any, size: int, settings: TuneSettings, *, on_gpu:
     Counted as ``estimate`` says, exact on the tiny model.
     """
     width, inner, states = config.hidden_size, config.intermediate_size, _keys_and_values(config)
-    # Both norms' fp32 inputs; queries, keys, values and what attention gives.
-    always = 2 * 4 * width + size * (2 * width + states)
+    # Both norms' inputs; queries, keys, values and what attention gives.
+    always = 2 * _norm_size(size, settings) * width + size * (2 * width + states)
     masks = 6 * width + inner  # of dropout: in front of q, k, v, o, gate and up, and of down
     if settings.lean_lora:
-        # Both norms' outputs, which q, k, v and gate, up share; gate, its activation, up and their product.
-        return float(always + size * (2 * width + 4 * inner) + masks)
-    # gate, its activation and up; what comes out of each dropout. A CPU's mask is fp32, a GPU's has one byte.
-    return float(always + size * 3 * inner + masks * (size + (1 if on_gpu else 4)))
+        # Both norms' outputs, which q, k, v and gate, up share; gate, up, and else its activation and their product.
+        return float(always + size * (2 * width + (2 if settings.lean_language else 4) * inner) + masks)
+    # gate, up, and else its activation; what comes out of each dropout. A CPU's mask is fp32, a GPU's has one byte.
+    gates = 2 if settings.lean_language else 3
+    return float(always + size * gates * inner + masks * (size + (1 if on_gpu else 4)))
 
 
 def _scoring(config: Any, size: int, lengths: Lengths, rows: int) -> float:
     """Bytes that scoring so many rows takes at once, no gradient being kept."""
     positions = rows * lengths.row
     kept = config.num_hidden_layers * size * _keys_and_values(config)
-    # What goes in, the residual and its norm; a gate's activation, up and their product. Later, fp32 logits and their
-    # softmax.
-    inside = size * (3 * config.hidden_size + 3 * config.intermediate_size)
+    # Behind the last layer, fp32 logits and their softmax.
     logits = 2 * 4 * min(CHUNK, rows * lengths.choices) * config.vocab_size
-    return float(positions * kept + max(positions * inside, logits))
+    return float(positions * kept + max(positions * _passing(config, size), logits))
 
 
 def _keys_and_values(config: Any) -> int:

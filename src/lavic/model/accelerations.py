@@ -8,7 +8,8 @@ switch                       what is saved                            where
 ``frozen_start``             gradients through what stands before     ``frozen_start.py``
                              the first visual token
 ``target_logits``            logits where nothing is predicted        ``losses.py``
-``lean_vision``              passes over LoRA's input, and memory     ``lean_vision.py``
+``lean_vision``              passes over LoRA's input, and memory     ``lean_lora.py``, ``lean_vision.py``
+``lean_language``            memory of gates and norms                ``lean_language.py``
 ``activation_checkpointing`` memory, for a second forward pass        here
 ``compile``                  launches of small kernels                here
 ===========================  =======================================  ======================================
@@ -31,6 +32,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lavic.errors import ConfigError
+from lavic.model.lean_language import lean_language_forward
+from lavic.model.lean_lora import lean_lora_forward
+from lavic.model.lean_vision import lean_vision_forward
 from lavic.model.past import PAST_NAMES
 
 
@@ -44,6 +48,7 @@ class Accelerations:
         frozen_start: no gradient through positions before the first visual token.
         target_logits: logits at the positions that predict a target only, in chunks.
         lean_vision: LoRA layers, norms and GELUs of the vision side that keep little for the backward pass.
+        lean_language: gated layers and norms of the language model that do.
         activation_checkpointing: keep only the input of each layer and compute the rest again for the backward pass.
         compile: ``torch.compile`` for each layer; pays on a GPU, after a minute of compiling.
     """
@@ -53,12 +58,20 @@ class Accelerations:
     frozen_start: bool = True
     target_logits: bool = True
     lean_vision: bool = True
+    lean_language: bool = True
     activation_checkpointing: bool = False
     compile: bool = False
 
 
 #: Everything as the published algorithm says it, for comparison.
-PLAIN = Accelerations(cls_only=False, prefix_cache=False, frozen_start=False, target_logits=False, lean_vision=False)
+PLAIN = Accelerations(
+    cls_only=False,
+    prefix_cache=False,
+    frozen_start=False,
+    target_logits=False,
+    lean_vision=False,
+    lean_language=False,
+)
 
 
 def require_compiler() -> None:
@@ -74,6 +87,19 @@ def require_compiler() -> None:
             where="--compile",
             remedy="Install g++, or leave --compile away.",
         )
+
+
+def arrange_modules(roots: Iterable[nn.Module], accelerations: Accelerations) -> None:
+    """Let every module inside these that has a lean way compute itself that way, or as it came."""
+    lean, language = accelerations.lean_vision, accelerations.lean_language
+    ways = ((lean_lora_forward, lean), (lean_vision_forward, lean), (lean_language_forward, language))
+    for module in (module for root in roots for module in root.modules()):
+        for way, wanted in ways:
+            forward = way(module)
+            if forward is not None:
+                module.__dict__.pop("forward", None)
+                if wanted:
+                    module.forward = partial(forward, module)
 
 
 def arrange_layers(layers: Iterable[nn.Module], accelerations: Accelerations) -> None:

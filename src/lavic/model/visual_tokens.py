@@ -18,10 +18,9 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor, nn
 
-from lavic.model.accelerations import Accelerations, arrange_layers
+from lavic.model.accelerations import Accelerations, arrange_layers, arrange_modules
 from lavic.model.cls_only import last_layer_of_cls
 from lavic.model.frozen_start import hidden_from_image_on
-from lavic.model.lean_vision import arrange_vision
 from lavic.model.load import BaseModel
 from lavic.model.past import Past, run_behind
 from lavic.model.prefix_cache import PrefixCache, Prompt, shared_length
@@ -49,9 +48,8 @@ class FiveTokenModel(nn.Module):
     def accelerate(self, accelerations: Accelerations) -> None:
         """Take these short cuts from now on."""
         self.accelerations = accelerations
-        # LoRA layers of the language model too; stage 1 has none there.
         parts = [self.vision_tower, self.llava.model.multi_modal_projector, self.llava.model.language_model]
-        arrange_vision([*parts, self.lm_head], accelerations.lean_vision)
+        arrange_modules([*parts, self.lm_head], accelerations)
         towers = (self.vision_tower.encoder, self.llava.model.language_model)
         arrange_layers([layer for tower in towers for layer in tower.layers], accelerations)  # type: ignore[union-attr]
 

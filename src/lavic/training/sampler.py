@@ -54,7 +54,20 @@ def steps_per_epoch(samples: int, batch_size: int, accumulation: int) -> int:
     return -(-batches // accumulation)
 
 
-def ordered_batches(lengths: Sequence[int] | NDArray[np.int32], batch_size: int) -> list[list[int]]:
-    """Batches for validation, longest first (memory trouble shows at once), the same each time."""
+def ordered_batches(
+    lengths: Sequence[int] | NDArray[np.int32], batch_size: int, *, max_tokens: int | None = None
+) -> list[list[int]]:
+    """Batches for validation, longest first (memory trouble shows at once), the same each time.
+
+    Args:
+        max_tokens: of a batch, padding included; fewer samples make one then, at least one.
+    """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[at : at + batch_size].tolist() for at in range(0, len(order), batch_size)]
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        room = batch_size if max_tokens is None else max_tokens // max(1, int(lengths[order[start]]))
+        size = max(1, min(batch_size, room))
+        batches.append(order[start : start + size].tolist())
+        start += size
+    return batches

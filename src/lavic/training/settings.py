@@ -137,6 +137,9 @@ class TrainingSettings(Settings):
     )
 
     target_logits: bool = setting(True, "Make logits for the target's tokens only, in chunks.", panel=SPEED)
+    lean_language: bool = setting(
+        True, "Keep less of the language model's gates and norms for the backward pass.", panel=SPEED
+    )
     group_by_length: bool = setting(
         True, "Put samples of similar length in a batch, so that little is padding.", panel=SPEED
     )

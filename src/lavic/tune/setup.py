@@ -42,6 +42,12 @@ class TuneData:
     train: Rows[TuneSample]
     valid: Rows[AskedRow]
 
+    @property
+    def item_ids(self) -> set[str]:
+        """Of all candidates."""
+        lists = [*(sample.candidates for sample in self.train), *(row.candidates for row in self.valid)]
+        return {candidate.item_id for candidates in lists for candidate in candidates}
+
 
 def check_inputs(settings: TuneSettings) -> None:
     """See that what the flags name is there, before minutes are spent on loading a model.
@@ -178,6 +184,7 @@ def make_accelerations(settings: TuneSettings) -> Accelerations:
         frozen_start=False,
         target_logits=settings.target_logits,
         lean_vision=settings.lean_lora,
+        lean_language=settings.lean_language,
         activation_checkpointing=settings.activation_checkpointing,
         compile=settings.compile,
     )
