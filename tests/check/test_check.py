@@ -18,6 +18,7 @@ from small_world import flags, make_folder, make_world, train_rows, write_train_
 from lavic.cli.main import run_command_line
 from lavic.files import FolderLock
 from lavic.model.load import TINY_FOLDER
+from lavic.training.picture_cache import PictureCache
 
 
 @pytest.fixture(scope="session")
@@ -274,6 +275,55 @@ def test_an_output_folder_that_a_run_would_refuse_is_no_go(
         stops = rows(checked(capsys, flags(world, busy), code=1), "no_go")
         assert f"another run (process {os.getpid()}) is writing there" in stops["output folder"]["found"]
     checked(capsys, flags(world, busy), code=0)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_finished_run_without_its_checkpoint_is_no_go(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], resume: bool
+) -> None:
+    output = tmp_path / "out"
+    assert run_command_line(flags(world, output, max_steps=1)) == 0
+    (output / "checkpoint.safetensors").unlink()
+    row = rows(checked(capsys, flags(world, output, resume=resume), code=1), "no_go")["output folder"]
+    assert "holds a finished run without its checkpoint.safetensors, which --resume needs" in row["found"]
+    assert row["remedy"].startswith("Replace it with --overwrite.")
+    checked(capsys, flags(world, output, overwrite=True), code=0)
+
+
+@pytest.mark.parametrize("flag", ["output_dir", "log_dir", "picture_cache"])
+@pytest.mark.parametrize("above", ["", "not/there/yet"])
+def test_an_impossible_path_is_told_in_the_words_of_the_run(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, above: str
+) -> None:
+    path = tmp_path / above / ("x" * 300)
+    words = flags(world, tmp_path / "out", **{flag: path})
+    name = {"output_dir": "output folder", "log_dir": "log folder", "picture_cache": "picture cache"}[flag]
+    stops = rows(checked(capsys, words, code=1), "no_go")
+    assert {row: stops[row]["found"] for row in stops} == {
+        name: f"{path}: the folder cannot be made (File name too long)"
+    }
+
+
+def test_a_disk_without_room_for_the_cut_pictures_that_are_not_there_is_no_go(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = flags(world, tmp_path / "out", picture_cache=tmp_path / "cut")
+    room = 16 * (128 + 24_000)  # for the training pictures, not for the 4 of the validation
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "lavic.check.output.shutil.disk_usage",
+            lambda path: usage._replace(free=room) if Path(path) == tmp_path else usage,
+        )
+        row = rows(checked(capsys, words, code=1), "no_go")["picture cache"]
+    assert "20 cut pictures take up to" in row["found"]
+    assert row["remedy"] == "Give a folder on a larger disk, or leave --picture_cache away."
+    # Those of the training set are cut by now.
+    cache = PictureCache(tmp_path / "cut", 40, 5)
+    for path in (world / "train_images").iterdir():
+        cache.views_of(path)
+    found = rows(checked(capsys, words, code=0), "ok")["picture cache"]["found"]
+    assert f"4 cut pictures take up to {4 * (128 + 24_000) / 1e6:.1f} MB" in found
 
 
 def test_what_the_short_cuts_need_is_looked_for(

@@ -116,6 +116,58 @@ def test_nothing_is_left_after_ctrl_c_or_an_error(
     assert tree(tmp_path) == before
 
 
+def test_a_polite_kill_between_the_steps_leaves_nothing(
+    world: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> None:
+        assert len(list(temporary.iterdir())) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def would_be_the_end(number: int, frame: object) -> None:
+        raise RuntimeError("the process is gone")
+
+    monkeypatch.setattr("lavic.distill.dry_run.train_to_end", killed)
+    before = signal.signal(signal.SIGTERM, would_be_the_end)
+    try:
+        assert run_command_line(flags(world, tmp_path / "out", dry_run=1)) == 130
+        assert signal.getsignal(signal.SIGTERM) is would_be_the_end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "micro_batches"),
+    # 16 samples: one step of all of them, in as few micro-batches as the run itself would take.
+    [(100, 1, [16]), (100, 3, [16]), (10, 7, [10, 6])],
+)
+def test_no_step_is_larger_than_one_of_the_run(
+    world: Path,
+    tmp_path: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    batch_size: int,
+    accumulation: int,
+    micro_batches: list[int],
+) -> None:
+    original, seen = Trainer._step, []
+
+    def noted(self: Trainer, steps: Any) -> None:
+        seen.append([len(micro.names) for micro in steps])
+        original(self, steps)
+
+    monkeypatch.setattr(Trainer, "_step", noted)
+    words = flags(world, tmp_path / "out", batch_size=batch_size, gradient_accumulation=accumulation, num_workers=0)
+    assert run_command_line([*words, "--dry_run", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # Two of the longest samples and WARM_UP + 2 ordinary ones.
+    assert len(seen) == 2 + 5
+    assert {len(step) for step in seen} == {len(micro_batches)}
+    assert {max(step) for step in seen} == {micro_batches[0]}
+    assert found["total_steps"] == 1
+
+
 @pytest.mark.slow
 def test_a_polite_kill_leaves_nothing(world: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"

@@ -270,6 +270,47 @@ def test_a_run_is_replaced_only_once_data_and_model_can_be_used(
     assert tree_hashes(output) == before
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("log_dir", "afile", "is not a folder. Choose another --log_dir."),
+        ("log_dir", "afile/logs", "the log cannot be written (Not a directory)."),
+        ("picture_cache", "afile/c", "cannot be written (Not a directory)."),
+    ],
+)
+def test_a_run_is_replaced_and_a_new_one_begun_only_once_all_it_writes_to_can_be_used(
+    world: Path,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    value: str,
+    words: str,
+) -> None:
+    (tmp_path / "afile").write_text("mine")
+    wrong = {**HARD, flag: tmp_path / value}
+    old, new = Path(shutil.copytree(finished, tmp_path / "old")), tmp_path / "new"
+    before = tree_hashes(old)
+    assert words in refused(capsys, flags(world, old, **wrong, overwrite=True))
+    assert tree_hashes(old) == before
+    assert words in refused(capsys, flags(world, new, **wrong))
+    assert tree_hashes(new) == {}
+    assert run_command_line(flags(world, new, max_steps=1)) == 0
+
+
+def test_a_disk_without_room_for_the_cut_pictures_of_both_sets_costs_no_run(
+    world: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = Path(shutil.copytree(finished, tmp_path / "old"))
+    before = tree_hashes(old)
+    # 16 and 4 pictures of 5 views, 3 x 40 x 40, and a header: room for either set, not for both.
+    usage = shutil.disk_usage(tmp_path)._replace(free=19 * (128 + 24_000))
+    monkeypatch.setattr("lavic.training.picture_cache.shutil.disk_usage", lambda path: usage)
+    words = flags(world, old, **HARD, picture_cache=tmp_path / "cut", overwrite=True)
+    assert refused(capsys, words).startswith("--picture_cache: 20 cut pictures take 0.0 GB, and ")
+    assert tree_hashes(old) == before
+
+
 def test_a_run_that_replaces_another_lists_what_it_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

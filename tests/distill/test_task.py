@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from model.tiny_models import fill_lora, make_base
 from PIL import Image
 from torch import Tensor
 
+from lavic.distill import evaluation
 from lavic.distill.setup import make_prefix
 from lavic.distill.task import DistillTask
-from lavic.errors import NothingLeftError
+from lavic.errors import NothingLeftError, TrainingError
 from lavic.formats import SkipLog
 from lavic.model.adapters import LoraSettings, attach_vision_lora, lora_parameters
-from lavic.model.losses import Objective, TeacherTokens
+from lavic.model.losses import Objective, TargetLoss, TeacherTokens
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
@@ -94,6 +96,48 @@ def test_accumulated_uneven_micro_batches_are_one_batch(parts: dict[str, Any], b
         scale = float(gradient.abs().max())
         assert scale > 0, name
         torch.testing.assert_close(found_gradients[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_only_pictures_whose_own_loss_is_not_finite_are_named(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, taught: bool
+):
+    learnt = {"teacher": DrawnTeacher(), "objective": Objective(kl=0.5)} if taught else {}
+    original, spoiled = evaluation.target_loss, "divergences" if taught else "nats"
+
+    def of_two(*arguments: Any, **named: Any) -> TargetLoss:
+        loss = original(*arguments, **named)
+        numbers = getattr(loss, spoiled)
+        struck = (loss.rows == 5) | (loss.rows == 6)
+        return replace(loss, **{spoiled: numbers.masked_fill(struck, torch.nan)})
+
+    monkeypatch.setattr(evaluation, "target_loss", of_two)
+    order = batch_order(parts)
+    with pytest.raises(TrainingError, match=f"is nan, with {order[5]}, {order[6]} in it"):
+        one_step(parts, 7, 1, **learnt)
+
+
+def batch_order(parts: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the one micro-batch of the first step."""
+    task = DistillTask(batch_size=7, accumulation=1, **{**parts, "optimizer": None, "skipped": SkipLog()})
+    ((micro,),) = task.steps(0, 0)
+    return micro.names
+
+
+def test_a_validation_names_the_pictures_whose_loss_is_not_finite(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    original = evaluation.target_loss
+
+    def of_the_first(*arguments: Any, **named: Any) -> TargetLoss:
+        loss = original(*arguments, **named)
+        return replace(loss, nats=loss.nats.masked_fill(loss.rows == 0, torch.inf))
+
+    monkeypatch.setattr(evaluation, "target_loss", of_the_first)
+    task = DistillTask(batch_size=7, accumulation=1, **{**parts, "optimizer": None, "skipped": SkipLog()})
+    # The longest comes first.
+    with pytest.raises(TrainingError, match=r"the validation loss of 6_0\.png is not finite"):
+        task.measure()
 
 
 class DrawnTeacher:

@@ -14,6 +14,7 @@ import pytest
 
 from lavic.cli.main import run_command_line
 from lavic.monitor.log_tail import LogTail
+from lavic.monitor.terminal import Keyboard
 from lavic.training.run_log import RunLog
 from lavic.training.run_view import RunView
 
@@ -63,6 +64,23 @@ def test_new_lines_come_until_the_run_ends(
         "end step=1 status=finished",
     ]
     assert err.startswith("-- finished, step 1 of 2 (50 %)")
+
+
+def test_once_shows_the_last_lines_of_a_living_run_and_returns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(self: Keyboard, seconds: float) -> str:
+        raise AssertionError("it waits for more")
+
+    monkeypatch.setattr(Keyboard, "wait", wait)
+    with new_log(tmp_path) as log:
+        log.start("distill", total_steps=2)
+        for number in range(30):
+            log.note(f"note {number}")
+        assert run_command_line(["monitor", "--follow", "--once", *flags(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert [line[20:] for line in out.splitlines()] == [f"note {number}" for number in range(10, 30)]
+    assert err.startswith("-- running, ")
 
 
 def test_a_run_that_is_begun_again_is_followed_on(

@@ -74,3 +74,5 @@ def test_a_log_is_found_from_another_folder_than_the_runs(log: Path, tmp_path: P
     # Nothing known of its name: the newest.
     assert log_of(view_of(tmp_path), log.parent) == log.with_name("training_20260101_000000.log")
     assert log_of(view_of(tmp_path), tmp_path / "none") is None
+    # A name that is impossible here, where it may be known by its last part all the same.
+    assert log_of(view_of(tmp_path, f"/{'x' * 300}/{log.name}"), log.parent) == log

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lavic.cli.main import run_command_line
-from lavic.training.run_log import RunLog
+from lavic.training.run_log import EVENTS_FILE, RunLog
 
 
 @pytest.fixture
@@ -83,6 +86,47 @@ def test_a_folder_that_is_a_file_is_wrong_input(tmp_path: Path, capsys: pytest.C
     path.write_text("", encoding="utf-8")
     assert run_command_line(["monitor", "--output_dir", str(path)]) == 2
     assert capsys.readouterr().err == f"Error: {path}: is not a folder.\n"
+
+
+@pytest.mark.parametrize("view", ["summary", "follow", "curve"])
+@pytest.mark.parametrize("flag", ["output_dir", "log_dir"])
+def test_an_impossible_path_is_wrong_input(
+    finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, view: str
+) -> None:
+    path = tmp_path / ("x" * 300)
+    if flag == "log_dir":
+        # A run that names no log of its own, so that the folder is looked at.
+        (tmp_path / "out" / EVENTS_FILE).write_text('{"kind": "step", "step": 4, "train_loss": 1.5}\n')
+    code = run_command_line(["monitor", *finished, "--view", view, f"--{flag}", str(path)])
+    captured = capsys.readouterr()
+    if (flag, view) == ("log_dir", "curve"):
+        # A screen says in its own place what it cannot show.
+        assert (code, captured.err) == (0, "")
+        assert "cannot be read (File name too long)" in captured.out
+    else:
+        assert (code, captured.err) == (2, f"Error: {path}: cannot be read (File name too long).\n")
+
+
+@pytest.mark.parametrize("what", ["out", "logs"])
+def test_a_folder_that_must_not_be_read_is_wrong_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    # The owner of the machine may read everything, so the system's answer is put in its place.
+    forbidden = tmp_path / what
+
+    def refusing(real: Any) -> Any:
+        def call(path: Any, *more: Any, **named: Any) -> Any:
+            if str(path) == str(forbidden):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *more, **named)
+
+        return call
+
+    for name in ("stat", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    flags = ["--output_dir", str(tmp_path / "out"), "--log_dir", str(tmp_path / "logs")]
+    assert run_command_line(["monitor", *flags]) == 2
+    assert capsys.readouterr().err == f"Error: {forbidden}: cannot be read (Permission denied).\n"
 
 
 def test_events_that_are_not_ours_do_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_a_kill_while_a_finished_run_is_replaced_leaves_all_of_it_or_none(
     assert place.run(operations, overwrite=True) == 0
     names = seen(operations)
     first = names.index(f"unlink out/{CHECKPOINT_FILE}")
-    trials = [name for name in names[:first] if name.startswith("unlink")]
+    trials = [name for name in names[:first] if name.startswith("unlink out/")]
     assert set(trials) == {"unlink out/probe"}
     window = range(first - 1, names.index("open out/config.yaml") + 1)
     assert kill_everywhere(names, window, finished[0].copied, expected, tmp_path, overwrite=True) > 10

@@ -60,6 +60,7 @@ class ToyTask:
     reports: list[StepReport] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
     strike_in_validation: int = 0
+    known_astray: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,6 +84,9 @@ class ToyTask:
 
     def keep_best(self, step: int) -> None:
         self.calls.append(("keep_best", step))
+
+    def astray(self, micro: ToyMicroStep) -> tuple[str, ...]:
+        return micro.names[-self.known_astray :]
 
     def step_done(self, report: StepReport) -> None:
         self.reports.append(report)
@@ -206,6 +210,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples():
         trained(task)
     assert task.weights.tolist() == [0, 0]
     assert task.called("save") == []
+
+
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [(1, r"3\.0\.jpg"), (0, r"1\.0\.jpg, 0\.5\.jpg, 2\.0\.jpg, -1\.0\.jpg and 1 more")],
+)
+def test_the_samples_that_are_named_are_those_that_the_task_tells(known: int, names: str):
+    task = ToyTask([[ROWS]], spoiled=math.inf, known_astray=known)
+    with pytest.raises(TrainingError, match=f"the loss of step 1 is inf, with {names} in it"):
+        trained(task)
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
@@ -490,6 +504,53 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_is_halved_and_kept():
     again = Float32Task(one_by_one(2))
     with_scaler(again, state, lr=0.05)
     assert state.scaler["scale"] == 1024
+
+
+class Endless(torch.autograd.Function):
+    """A finite loss with an infinite slope."""
+
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: object, slope: Tensor) -> Tensor:
+        return slope * math.inf
+
+
+@dataclass(frozen=True)
+class EndlessMicroStep(Float32MicroStep):
+    def nats(self) -> Tensor:
+        return Endless.apply(super().nats())
+
+
+@dataclass
+class EndlessTask(Float32Task):
+    """Has an infinite gradient in all steps but one."""
+
+    fine_at: int | None = None
+
+    def steps(self, epoch: int, first: int) -> Generator[list[ToyMicroStep], None, None]:
+        for number, step in enumerate(self.plan[first:], first):
+            kind = Float32MicroStep if number == self.fine_at else EndlessMicroStep
+            yield [kind(self.weights, rows) for rows in step]
+
+
+def test_steps_that_overflow_without_end_stop_the_run():
+    task, state = EndlessTask(one_by_one(30), fine_at=2), RunState()
+    with pytest.raises(TrainingError, match=r"the gradient of step 28 is (inf|nan), as in the 24 steps before"):
+        with_scaler(task, state, lr=0.05)
+    # Two that overflowed before one that did not, then 24; the 25th is not counted as done.
+    assert (state.step, state.overflows) == (27, 25)
+
+
+def test_steps_that_overflowed_before_a_run_was_resumed_count():
+    state = RunState()
+    with_scaler(EndlessTask(one_by_one(24)), state, lr=0.05)
+    assert (state.step, state.overflows) == (24, 24)
+    state.finished = False
+    with pytest.raises(TrainingError, match=r"the gradient of step 25 is (inf|nan), as in the 24 steps before"):
+        with_scaler(EndlessTask(one_by_one(30)), state, lr=0.05)
 
 
 # -- the machine ---------------------------------------------------------------------------------------------

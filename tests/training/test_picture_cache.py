@@ -92,13 +92,38 @@ def test_a_full_disk_ends_the_keeping_not_the_reading(tmp_path, monkeypatch):
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()], "no half-written file stays"
 
 
+def test_halves_that_killed_readers_left_are_cleared_when_it_is_opened_and_those_of_living_ones_stay(tmp_path):
+    picture, cache = draw(tmp_path / "a.png", 1), PictureCache(tmp_path / "cache", 24, 5)
+    cache.views_of(picture)
+    (stored,) = (tmp_path / "cache").rglob("*.npy")
+    dead, living = (stored.with_name(f".{stored.name}.{pid}.part") for pid in (999_999_999, os.getpid()))
+    for half in (dead, living):
+        half.write_bytes(b"half")
+    PictureCache(tmp_path / "cache", 24, 5, make=False)
+    assert dead.exists()
+    PictureCache(tmp_path / "cache", 24, 5)
+    assert sorted(stored.parent.iterdir()) == sorted([stored, living])
+
+
+def test_a_half_that_another_machine_clears_away_ends_no_keeping(tmp_path, monkeypatch):
+    cache = PictureCache(tmp_path / "cache", 24, 5)
+    first, second = (draw(tmp_path / f"{number}.png", number) for number in range(2))
+    with monkeypatch.context() as patched:
+        replace = Path.replace
+        patched.setattr(Path, "replace", lambda self, target: (self.unlink(), replace(self, target)))
+        cache.views_of(first)
+    cache.views_of(second)
+    assert cache.trouble == ""
+    assert (cache.missing([first]), cache.missing([second])) == (1, 0)
+
+
 def test_space_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
     cache = PictureCache(tmp_path / "cache", 24, 5)
     pictures = [draw(tmp_path / f"{number}.png", number) for number in range(3)]
     cache.views_of(pictures[0])
     free = 2 * cache.picture_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
-    cache.check_space(pictures)  # one of the three is there already
+    cache.check_space([*pictures, *pictures])  # one of the three is there already, and each is kept once
     free -= 1
     with pytest.raises(ConfigError, match="2 cut pictures take"):
         cache.check_space(pictures)

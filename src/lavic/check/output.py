@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,9 @@ from lavic.errors import LavicError
 from lavic.folders import LOCK_NAME, contents
 from lavic.training.checkpoints import read_state
 from lavic.training.identity import check_same_run
+from lavic.training.picture_cache import PictureCache
 from lavic.training.run_log import SKIPPED_FILE
+from lavic.training.runs import LOST_CHECKPOINT, has_finished
 from lavic.training.settings import TrainingSettings
 
 _OTHER = "Choose another --output_dir."
@@ -60,6 +62,10 @@ def _of_a_run(settings: S, entries: list[str], known_identity: Callable[[S], dic
     path = settings.output_dir
     try:
         state = read_state(path)
+        if state is None and has_finished(path):
+            return no_go(
+                "output folder", f"{path}: holds {LOST_CHECKPOINT}", remedy=f"Replace it with --overwrite. {_OTHER}"
+            )
         if state is None:
             names = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "")
             if settings.resume:
@@ -94,7 +100,12 @@ def not_writable(path: Path) -> str:
     It is tried with a file without a name, which nobody sees and which leaves nothing; permission bits say nothing
     about read-only mounts, quotas or root.
     """
-    existing = existing_part(path)
+    absolute, existing = Path.cwd() / path, existing_part(path)
+    # Each name by itself too: below a folder that is not there yet the system does not look at it.
+    for each in (absolute, *(existing / name for name in absolute.relative_to(existing).parts)):
+        problem = _impossible(each)
+        if problem:
+            return f"{path}: the folder cannot be made ({problem})"
     if not existing.is_dir():
         broken = existing.is_symlink() and not existing.exists()
         return f"{existing}: is {'a link to a folder that does not exist' if broken else 'a file, not a folder'}"
@@ -111,7 +122,26 @@ def not_writable(path: Path) -> str:
 def existing_part(path: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
     absolute = Path.cwd() / path
-    return next(part for part in (absolute, *absolute.parents) if part.is_symlink() or part.exists())
+    return next(part for part in (absolute, *absolute.parents) if _is_there(part))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something of this name, as far as one may know."""
+    try:
+        return path.is_symlink() or path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _impossible(path: Path) -> str:
+    """Why there can be nothing of this name, or ""."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""
 
 
 def _held_by(path: Path) -> str:
@@ -132,23 +162,19 @@ def _held_by(path: Path) -> str:
     return ""
 
 
-def picture_cache(settings: DistillSettings, facts: ModelFacts, pictures: int) -> Finding:
-    """Room for the cut pictures, none of which may be there yet."""
+def picture_cache(settings: DistillSettings, facts: ModelFacts, pictures: Iterable[Path]) -> Finding:
+    """Room for those of the cut pictures that are not there yet."""
     assert settings.picture_cache is not None, "called where there is one"
     blocked = not_writable(settings.picture_cache)
     if blocked:
         return no_go("picture cache", blocked, remedy="Choose another --picture_cache.")
     place = existing_part(settings.picture_cache)
-    # uint8, and the header of a .npy file.
-    need = pictures * (128 + facts.base.family.views * 3 * facts.base.view_size**2)
-    free = shutil.disk_usage(place).free
-    found = f"{gigabytes(free)} free at {place}; {plural(pictures, 'cut picture')} take up to {gigabytes(need)}"
+    cache = PictureCache(settings.picture_cache, facts.base.view_size, facts.base.family.views, make=False)
+    missing = cache.missing(pictures)
+    need, free = missing * cache.picture_bytes, shutil.disk_usage(place).free
+    found = f"{gigabytes(free)} free at {place}; {plural(missing, 'cut picture')} take up to {gigabytes(need)}"
     if need > free:
-        return warning(
-            "picture cache",
-            found,
-            remedy="Unless part of them is there the run is refused: give a larger disk, or leave it away.",
-        )
+        return no_go("picture cache", found, remedy="Give a folder on a larger disk, or leave --picture_cache away.")
     return ok("picture cache", found)
 
 

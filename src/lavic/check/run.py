@@ -55,10 +55,10 @@ def run(settings: CheckSettings, console: Console) -> Outcome:
         if train is not None and train.samples:
             report.plan(settings, len(train.samples))
         report.disk(settings)
-        if settings.picture_cache is not None and report.facts is not None:
-            report.make("picture cache", lambda: _picture_cache(report))
         report.make("output folder", lambda: output.folder(settings.planned(), known_identity))
         report.make("log folder", lambda: output.log_folder(settings))
+    if settings.picture_cache is not None and report.facts is not None:
+        report.make("picture cache", lambda: _picture_cache(report))
     report.make("versions", machine.library_versions)
     return report.outcome(command_line("lavic distill", settings.planned()))
 
@@ -138,7 +138,9 @@ def _longest(settings: CheckSettings, data: DataSet | None) -> int:
 def _picture_cache(report: DistillReport) -> Finding:
     assert report.facts is not None, "called where there is a model"
     sets = [each for each in (report.train, report.valid) if each is not None]
-    return output.picture_cache(report.settings, report.facts, sum(len(each.samples) for each in sets))
+    # The run counts broken pictures too: it has not looked into them.
+    paths = [path for each in sets for path in (*(sample.path for sample in each.samples), *each.pictures.broken)]
+    return output.picture_cache(report.settings, report.facts, paths)
 
 
 def _adapter(report: DistillReport) -> Finding:

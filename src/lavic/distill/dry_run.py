@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +45,7 @@ from lavic.rendering import duration
 from lavic.skipped import SkipLog
 from lavic.training.base_model import load_model
 from lavic.training.checkpoints import CHECKPOINT_FILE
+from lavic.training.devices import choose_device
 from lavic.training.loaders import Sample
 from lavic.training.run_log import RunLog
 from lavic.training.runs import TrainingRun, loop_settings
@@ -110,11 +113,32 @@ def run_dry(settings: DistillSettings, console: Console) -> Outcome:
     described = read_metadata(settings, skipped)
     base = load_model(settings, console)
     data = collect_data(settings, base, described, skipped)
+    steps, settings = settings.dry_run, _possible(settings, len(data.train))
     bench = _Bench(settings, console, skipped, with_lora(settings, base, attach_vision_lora), data)
-    with tempfile.TemporaryDirectory(prefix="lavic-dry-run-") as folder:
-        timings = bench.measure(Path(folder), settings.dry_run, begun)
+    with _temporary_folder() as folder:
+        timings = bench.measure(folder, steps, begun)
     plan = plan_of(loop_settings(settings, len(data.train)), settings, len(data.train), timings)
     return _outcome(settings, console, data, plan, timings, skipped)
+
+
+def _possible(settings: DistillSettings, samples: int) -> DistillSettings:
+    """The same with steps no larger than those of the run itself: here few samples come again and again."""
+    batch_size = min(settings.batch_size, samples)
+    accumulation = min(settings.gradient_accumulation, -(-samples // batch_size))
+    return settings.model_copy(update={"batch_size": batch_size, "gradient_accumulation": accumulation})
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is removed however the block ends, by SIGTERM too, which would end Python on the spot."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
+    try:
+        with tempfile.TemporaryDirectory(prefix="lavic-dry-run-") as folder:
+            yield Path(folder)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
@@ -170,7 +194,6 @@ class _Bench:
                 "checkpoint_every": "1000000",
                 "validate_before_training": False,
                 "early_stopping": None,
-                "picture_cache": None,  # it would be left behind, and a run's first epoch has nothing from it
             }
         )
         data = replace(self.data, train=samples, valid=spread(self.data.valid, TIMED_VALIDATION))
@@ -178,6 +201,7 @@ class _Bench:
         console = _PartConsole(self.console)
         with Stopwatch(folder, console) as log:
             try:
+                # Without --picture_cache: it would be left behind, and a run's first epoch has nothing from it.
                 train_to_end(TrainingRun(settings, console, self.skipped), self.student, data, log)
             except NothingLeftError as error:
                 # The loop's own words name a list that a dry run does not write.
@@ -217,13 +241,14 @@ def _outcome(
     settings: DistillSettings, console: Console, data: Data, plan: Plan, timings: Timings, skipped: SkipLog
 ) -> Outcome:
     seconds = whole_run_s(plan, timings)
-    on_gpu = torch.cuda.is_available() and settings.device != "cpu"
+    device = choose_device(settings.device)
+    on_gpu, peak_gb = device.type == "cuda", peak_memory_gb(device)
     total_gb = torch.cuda.get_device_properties(0).total_memory / 1e9 if on_gpu else None
     samples = min(settings.batch_size * settings.gradient_accumulation, len(data.train))
     summary = {
         "steps": settings.dry_run,
         "longest_sample_tokens": max(map(tokens_of, data.train)),
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": peak_gb,
         "memory_of": "GPU" if on_gpu else "process",
         "gpu_memory_gb": None if total_gb is None else round(total_gb, 2),
         "seconds_per_longest_step": timings.long_step_s,
@@ -239,7 +264,7 @@ def _outcome(
     of_gpu = f" of {total_gb:.1f} GB" if total_gb is not None else ""
     console.table(
         [
-            ["peak memory", f"{peak_memory_gb():.2f} GB{of_gpu} ({'GPU' if on_gpu else 'this process'})"],
+            ["peak memory", f"{peak_gb:.2f} GB{of_gpu} ({'GPU' if on_gpu else 'this process'})"],
             ["a step of the longest", f"{timings.long_step_s:.3g} s (median after {WARM_UP} steps)"],
             ["an ordinary step", f"{timings.step_s:.3g} s, {samples / timings.step_s:.3g} samples/s"],
             ["a validation", f"{duration(timings.validation_s)} (worked out from a part of it)"],

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from lavic.errors import NothingLeftError
+from lavic.errors import NothingLeftError, TrainingError
 from lavic.metrics import TokenMean
 from lavic.model.losses import TEXT_ALONE, Objective, TargetLoss, TeacherTokens, target_loss
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
+from lavic.training.loop import first_of
 from lavic.training.sampler import ordered_batches
 
 #: Fixed, so that an adapter validated again has the very loss that was recorded for it: the shape of a
 #: batch decides the last bits.
 VALIDATION_BATCH = 16
+#: Of a batch, padding included: 16 samples of the usual 240 tokens, fewer of long ones, whose gates would need more
+#: memory than training does.
+VALIDATION_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,45 @@ def validate(
 ) -> ValidationLoss:
     """Loss of every sample of a set; whoever calls switches dropout off."""
     sums = LossSums()
-    batches = ordered_batches([len(sample.sequence.input_ids) for sample in dataset.samples], VALIDATION_BATCH)
+    lengths = [len(sample.sequence.input_ids) for sample in dataset.samples]
+    batches = ordered_batches(lengths, VALIDATION_BATCH, max_tokens=VALIDATION_TOKENS)
     with closing(micro_batches(dataset, batches, workers=workers)) as batches_read:
         for batch in batches_read:
             on_failed(batch.failed)
             if batch.tokens is not None:
-                sums.add(batch_loss(model, batch, prefix), len(batch.indices))
+                _count(sums, batch_loss(model, batch, prefix), names_of(dataset, batch.indices))
             on_batch(len(batch.indices) + len(batch.failed))
     return sums.result(where)
+
+
+def _count(sums: LossSums, loss: TargetLoss, names: tuple[str, ...]) -> None:
+    """Add one batch.
+
+    Raises:
+        TrainingError: a loss is not finite; the pictures are named.
+    """
+    try:
+        sums.add(loss, len(names))
+    except TrainingError:
+        astray = first_of([names[row] for row in rows_astray(loss)] or names)
+        raise TrainingError(
+            f"the validation loss of {astray} is not finite",
+            remedy="Look at these samples; or lower --lr, or use another --precision.",
+        ) from None
+
+
+def rows_astray(loss: TargetLoss) -> list[int]:
+    """The rows of a batch with a token whose loss, or divergence from the teacher, is not finite."""
+    fine = loss.nats.isfinite()
+    if loss.divergences is not None:
+        fine = fine & loss.divergences.isfinite()
+    return sorted(set(loss.rows[~fine].tolist()))
+
+
+def without_gradient(loss: TargetLoss) -> TargetLoss:
+    """The same numbers, which can be kept without what made them."""
+    divergences = None if loss.divergences is None else loss.divergences.detach()
+    return replace(loss, nats=loss.nats.detach(), divergences=divergences)
 
 
 def names_of(dataset: MicroBatches, indices: Rows[int]) -> tuple[str, ...]:

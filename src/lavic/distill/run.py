@@ -10,7 +10,7 @@ from lavic.distill.config import DistillSettings
 from lavic.distill.criteria import Criterion, judge, met, print_criteria
 from lavic.distill.dry_run import run_dry
 from lavic.distill.evaluation import ValidationLoss
-from lavic.distill.setup import check_inputs, collect_data, read_metadata
+from lavic.distill.setup import check_inputs, collect_data, open_cache, read_metadata
 from lavic.distill.task import ADAPTER_FOLDER
 from lavic.distill.teacher import store_mark, teacher_folder
 from lavic.distill.train import train_to_end
@@ -61,10 +61,11 @@ def _train(run: TrainingRun[DistillSettings]) -> Outcome:
     described = read_metadata(settings, skipped)
     base = load_model(settings, run.console)
     data = collect_data(settings, base, described, skipped)
+    cache = open_cache(settings, base, data)  # it may be refused: so before `begin`, which deletes
     run.begin(base, {"pictures that are there": names_mark(map(_with_size, (*data.train, *data.valid)))})
     student = with_lora(settings, base, attach_vision_lora)
     with run.logged("rows or pictures") as log:
-        best = train_to_end(run, student, data, log)
+        best = train_to_end(run, student, data, log, cache)
         criteria = _judge(settings, student, best)
         print_criteria(criteria, run.console)
     return _outcome(run, best, criteria)

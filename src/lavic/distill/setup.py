@@ -132,18 +132,24 @@ def collect_data(settings: DistillSettings, base: BaseModel, described: Describe
     return Data(builder, train_samples, valid_samples, teacher)
 
 
-def make_dataset(
-    samples: list[Sample], builder: SequenceBuilder, base: BaseModel, cache_folder: Path | None = None
-) -> MicroBatches:
-    """The samples as a data set of micro-batches, with their cut pictures kept in a folder if one is given.
+def open_cache(settings: DistillSettings, base: BaseModel, data: Data) -> PictureCache | None:
+    """Where the cut pictures of both sets are kept, if a folder is given.
 
     Raises:
-        ConfigError: the disk has no room for the cut pictures.
+        ConfigError: the disk has no room for them.
+        OutputError: the folder cannot be made.
     """
-    cache = None
-    if cache_folder is not None:
-        cache = PictureCache(cache_folder, base.view_size, base.family.views)
-        cache.check_space(sample.path for sample in samples)
+    if settings.picture_cache is None:
+        return None
+    cache = PictureCache(settings.picture_cache, base.view_size, base.family.views)
+    cache.check_space(sample.path for sample in (*data.train, *data.valid))
+    return cache
+
+
+def make_dataset(
+    samples: list[Sample], builder: SequenceBuilder, base: BaseModel, cache: PictureCache | None = None
+) -> MicroBatches:
+    """The samples as a data set of micro-batches."""
     return MicroBatches(samples, builder, view_size=base.view_size, views=base.family.views, cache=cache)
 
 

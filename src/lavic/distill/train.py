@@ -9,13 +9,20 @@ from lavic.distill.task import DistillTask
 from lavic.distill.teacher import objective_of
 from lavic.model.adapters import trainable_by_part
 from lavic.model.visual_tokens import FiveTokenModel
+from lavic.training.picture_cache import PictureCache
 from lavic.training.run_log import RunLog
 from lavic.training.runs import TrainingRun
 from lavic.training.session import Session, Trainee
 
 
-def train_to_end(run: TrainingRun[DistillSettings], student: Trainee, data: Data, log: RunLog) -> ValidationLoss | None:
-    """Set up the task and train it to its end; the validation of the best adapter."""
+def train_to_end(
+    run: TrainingRun[DistillSettings], student: Trainee, data: Data, log: RunLog, cache: PictureCache | None = None
+) -> ValidationLoss | None:
+    """Set up the task and train it to its end; the validation of the best adapter.
+
+    Args:
+        cache: where cut pictures are kept.
+    """
     settings, base = run.settings, student.base
     session = Session(run, student, log, len(data.train))
     model = FiveTokenModel(base, make_accelerations(settings))
@@ -23,8 +30,8 @@ def train_to_end(run: TrainingRun[DistillSettings], student: Trainee, data: Data
         task = DistillTask(
             **session.task_fields(bar),
             model=model,
-            train=make_dataset(data.train, data.builder, base, settings.picture_cache),
-            valid=make_dataset(data.valid, data.builder, base, settings.picture_cache),
+            train=make_dataset(data.train, data.builder, base, cache),
+            valid=make_dataset(data.valid, data.builder, base, cache),
             prefix=make_prefix(model, data.train),
             valid_prefix=make_prefix(model, data.valid),
             workers=settings.num_workers,

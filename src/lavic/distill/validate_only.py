@@ -5,7 +5,7 @@ from __future__ import annotations
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import validate
-from lavic.distill.setup import collect_data, make_accelerations, make_dataset, make_prefix, read_metadata
+from lavic.distill.setup import collect_data, make_accelerations, make_dataset, make_prefix, open_cache, read_metadata
 from lavic.formats import SkipLog
 from lavic.model.adapters import load_vision_adapter, read_lora_settings
 from lavic.model.visual_tokens import FiveTokenModel
@@ -26,7 +26,7 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
         load_vision_adapter(base.model, settings.adapter).to(device)
     fabric = make_fabric(device, choose_precision(settings.precision, device))
     model = FiveTokenModel(base, make_accelerations(settings))
-    dataset = make_dataset(data.valid, data.builder, base, settings.picture_cache)
+    dataset = make_dataset(data.valid, data.builder, base, open_cache(settings, base, data))
     with console.progress("Validating", len(data.valid)) as bar, fabric.autocast():
         result = validate(
             model,

@@ -12,10 +12,13 @@ FIRST_LINES = 20
 _GOES_ON = ("running", "starting")
 
 
-def follow_log(reader: RunReader, tail: LogTail, interval: float, console: Console) -> RunView:
+def follow_log(reader: RunReader, tail: LogTail, interval: float, console: Console, *, once: bool = False) -> RunView:
     """Print the last lines of the log and then each new one; ends with the run, or when the user leaves.
 
     A run that is replaced or resumed meanwhile writes another log, which is then followed.
+
+    Args:
+        once: only the last lines.
 
     Returns:
         The run as it was at the end.
@@ -25,6 +28,8 @@ def follow_log(reader: RunReader, tail: LogTail, interval: float, console: Conso
     path = tail.path
     for line in list(tail.lines)[-FIRST_LINES:]:
         console.print(line)
+    if once:
+        return view
     with Keyboard(keys=False) as keyboard:
         while view.status in _GOES_ON and keyboard.wait(interval) != QUIT:
             # The run first: what it wrote before its end is then in the log.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import deque
 from pathlib import Path
 
+from lavic.errors import InputError
 from lavic.rendering import printable
 from lavic.training.growing_file import GrowingFile
 from lavic.training.run_view import RunView
@@ -62,16 +64,39 @@ class LogTail:
 
 
 def log_of(view: RunView, log_dir: Path) -> Path | None:
-    """The text log of a run: the one it named, else the one that was begun last."""
+    """The text log of a run: the one it named, else the one that was begun last.
+
+    Raises:
+        InputError: ``log_dir`` cannot be read.
+    """
     if view.log_file:
         named = Path(view.log_file)
         # A run names its log as seen from the folder that it was started in, which may be another than ours.
         for path in (named, log_dir / named.name):
-            if path.is_file():
+            if _is_file(path):
                 return path
     return newest_log(log_dir)
 
 
 def newest_log(log_dir: Path) -> Path | None:
-    """The text log that was begun last; their names sort by time."""
-    return max(log_dir.glob("training_*.log"), default=None)
+    """The text log that was begun last; their names sort by time.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        # Not `glob`, which takes a folder that one may not read for an empty one.
+        names = fnmatch.filter((path.name for path in log_dir.iterdir()), "training_*.log")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=str(log_dir)) from error
+    return log_dir / max(names) if names else None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is known to be one: a run's own name for its log may be an impossible one here."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -16,7 +16,7 @@ def run(settings: MonitorSettings, console: Console) -> Outcome:
     """Show where the run stands; that there is none yet is an answer too, not an error.
 
     Raises:
-        InputError: the output folder is a file, or the run in it cannot be read.
+        InputError: the output folder is a file, or the run in it or the folder of the logs cannot be read.
     """
     reader = RunReader(settings.output_dir)
     view = reader.look()
@@ -65,7 +65,7 @@ def _follow(settings: MonitorSettings, reader: RunReader, console: Console) -> O
     from lavic.monitor.follow import follow_log
 
     tail = LogTail(settings.log_dir)
-    view = follow_log(reader, tail, settings.interval, console)
+    view = follow_log(reader, tail, settings.interval, console, once=settings.once)
     if tail.path is None:
         console.info(f"No log in {settings.log_dir} yet.")
     console.info(f"-- {STATUS_WORDS[view.status]}, {progress(view)} --")

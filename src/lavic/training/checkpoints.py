@@ -40,6 +40,7 @@ class RunState:
         identity: what must be the same for a resumed run (data, model, settings), by name.
         best_result: all figures of the best validation.
         scaler: state of the fp16 loss scaler.
+        overflows: how many of the last steps in a row had a gradient that was not finite, and changed nothing.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class RunState:
     identity: dict[str, str] = field(default_factory=dict)
     best_result: dict[str, float] | None = None
     scaler: dict[str, float] = field(default_factory=dict)
+    overflows: int = 0
 
 
 def save_checkpoint(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
+from collections.abc import Sequence as Rows
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -23,6 +24,10 @@ from torch import Tensor, nn
 from lavic.errors import TrainingError
 from lavic.training.checkpoints import RunState
 from lavic.training.interrupts import Interrupts, StopRequested
+
+#: fp16 steps in a row that may overflow. Each halves the loss scale: 25 take it from 65,536, where it begins, below a
+#: hundredth, and gradients that do not fit then either never will.
+MAX_OVERFLOWS = 25
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ class Task(Protocol):
     def keep_best(self, step: int) -> None:
         """Save the current weights as the best."""
 
+    def astray(self, micro: MicroStep) -> tuple[str, ...]:
+        """Samples of a micro-step whose loss has just come out not finite: those that it is, where they are known."""
+
     def step_done(self, report: StepReport) -> None:
         """Log a step."""
 
@@ -124,6 +132,12 @@ def learning_rate(settings: LoopSettings, step: int, total: int) -> float:
 def seed_dropout(seed: int, step: int, micro_step: int) -> None:
     """Dropout of a micro-step is a function of its number, so a resumed run draws the same."""
     torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + micro_step) % 2**63)
+
+
+def first_of(names: Rows[str], most: int = 4) -> str:
+    """``a.jpg, b.jpg``; of many the first ones, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class Trainer:
@@ -224,8 +238,9 @@ class Trainer:
             total = micro.nats()
             value = float(total.detach())
             if not math.isfinite(value):
+                names = first_of(self.task.astray(micro))
                 raise TrainingError(
-                    f"the loss of step {self.state.step + 1} is {value}, with {', '.join(micro.names[:4])} in it",
+                    f"the loss of step {self.state.step + 1} is {value}, with {names} in it",
                     remedy="The last good checkpoint is kept. Look at these samples, or lower --lr.",
                 )
             self.fabric.backward(total / tokens)
@@ -238,9 +253,12 @@ class Trainer:
         self._precision.unscale_gradients(self.optimizer)
         longest = self.settings.gradient_clip if self.settings.gradient_clip > 0 else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, longest))
-        if not math.isfinite(norm) and not self._skips_overflow:
+        state = self.state
+        state.overflows = 0 if math.isfinite(norm) else state.overflows + 1
+        if state.overflows and (not self._skips_overflow or state.overflows >= MAX_OVERFLOWS):
+            in_a_row = f", as in the {state.overflows - 1} steps before" if state.overflows > 1 else ""
             raise TrainingError(
-                f"the gradient of step {self.state.step + 1} is {norm}",
+                f"the gradient of step {state.step + 1} is {norm}{in_a_row}",
                 remedy="The last good checkpoint is kept. Lower --lr, or use another --precision.",
             )
         return norm

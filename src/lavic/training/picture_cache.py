@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lavic.errors import ConfigError
-from lavic.folders import output_error
+from lavic.errors import ConfigError, OutputError
+from lavic.folders import output_error, prepare_output
 from lavic.images import read_image
 from lavic.model.views import cut_views
 
@@ -33,26 +33,40 @@ class PictureCache:
         folder: made if it is not there; any number of runs and processes may share it.
         view_size: side of a view in pixels.
         views: V.
+        make: False makes and changes nothing, for those who only ask what is there.
 
     Raises:
         OutputError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, view_size: int, views: int) -> None:
+    def __init__(self, folder: Path, view_size: int, views: int, *, make: bool = True) -> None:
         self.folder = folder
         self.view_size = view_size
         self.views = views
         #: Why nothing more is put there (a full disk); pictures are cut as without a cache then.
         self.trouble = ""
+        if make:
+            self._open()
+
+    def _open(self) -> None:
+        """Make the folder, and clear away halves that killed readers left in it."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise output_error(folder, error) from error
+            raise output_error(self.folder, error) from error
+        # One that may only be read serves all the same.
+        with contextlib.suppress(OSError, OutputError):
+            for folder in {half.parent for half in self.folder.glob("*/.*.npy.*.part")}:
+                prepare_output(folder, resume=True, overwrite=False, known=["*.npy"])
 
     @property
     def picture_bytes(self) -> int:
         """What one picture takes on disk: 1.7 MB for the 7B."""
         return _HEADER_BYTES + self.views * 3 * self.view_size**2
+
+    def missing(self, paths: Iterable[Path]) -> int:
+        """How many of these pictures are not there yet."""
+        return sum(1 for place in {self._place(path) for path in paths} if not place.exists())
 
     def check_space(self, paths: Iterable[Path]) -> None:
         """See that the disk holds what these pictures will take.
@@ -60,7 +74,7 @@ class PictureCache:
         Raises:
             ConfigError: it does not.
         """
-        missing = sum(1 for path in paths if not self._place(path).exists())
+        missing = self.missing(paths)
         needed, free = missing * self.picture_bytes, shutil.disk_usage(self.folder).free
         if needed > free:
             raise ConfigError(
@@ -108,7 +122,9 @@ class PictureCache:
             place.parent.mkdir(exist_ok=True)
             with part.open("wb") as stream:
                 np.save(stream, views, allow_pickle=False)
-            part.replace(place)  # not synced: what a power cut damages is cut again
+            # Gone if a run on another machine, where this process is none, took it for a dead one's.
+            with contextlib.suppress(FileNotFoundError):
+                part.replace(place)  # not synced: what a power cut damages is cut again
         except OSError as error:
             self.trouble = f"cut pictures are no longer kept in {self.folder} ({error.strerror or error})"
             with contextlib.suppress(OSError):

@@ -247,6 +247,15 @@ def new_log_path(log_dir: Path) -> Path:
             return path
 
 
+def check_log_folder(log_dir: Path) -> None:
+    """See that a run can write its text log there; no file stays.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    new_log_path(log_dir).unlink(missing_ok=True)
+
+
 def rows_until(path: Path, step: int, rows: int | None = None) -> list[dict[str, Any]]:
     """A run's rows up to a checkpoint: the first ``rows``, or all up to ``step``; without end rows."""
     found = read_rows(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import statistics
 import time
 from collections import Counter
@@ -134,10 +135,9 @@ class RunReader:
         """The run as it is now.
 
         Raises:
-            InputError: ``output_dir`` is a file, or its events cannot be read.
+            InputError: ``output_dir`` is a file or an impossible path, or it or its events cannot be read.
         """
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise InputError("is not a folder", where=str(self.output_dir))
+        _check_folder(self.output_dir)
         self._read_events()
         self._read_skipped()
         process = read_process(self.output_dir)
@@ -224,6 +224,18 @@ class RunReader:
             start=rows.start or {},
             end=rows.end,
         )
+
+
+def _check_folder(path: Path) -> None:
+    """That it is one, if there is anything."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=str(path)) from error
+    if not is_folder:
+        raise InputError("is not a folder", where=str(path))
 
 
 def reason_of(line: str) -> str:

@@ -20,7 +20,15 @@ from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, read_state
 from lavic.training.devices import choose_device, choose_precision
 from lavic.training.identity import check_same_run, identity_of, weights_mark
 from lavic.training.loop import LoopSettings
-from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, RUN_LOG_NAMES, SKIPPED_FILE, RunLog, read_rows
+from lavic.training.run_log import (
+    EVENTS_FILE,
+    PROCESS_FILE,
+    RUN_LOG_NAMES,
+    SKIPPED_FILE,
+    RunLog,
+    check_log_folder,
+    read_rows,
+)
 from lavic.training.sampler import steps_per_epoch
 from lavic.training.settings import TrainingSettings
 
@@ -36,6 +44,9 @@ _FREE_TO_CHANGE = {
     "validate_before_training",
     "skip_gpu_check",
 }
+
+#: What to say of a folder with the rows of a finished run (``has_finished``) and no state to go on from.
+LOST_CHECKPOINT = f"a finished run without its {CHECKPOINT_FILE}, which --resume needs"
 
 S = TypeVar("S", bound=TrainingSettings)
 Result = TypeVar("Result")
@@ -99,7 +110,7 @@ class TrainingRun(Generic[S]):
     def finished_already(self) -> Outcome:
         """Say so; a run that was killed between its last checkpoint and its last line gets that line."""
         folder = self.settings.output_dir
-        if not _has_finished(folder):
+        if not has_finished(folder):
             with self._open_log(None) as log:
                 self._log_end(log)
         (folder / PROCESS_FILE).unlink(missing_ok=True)
@@ -137,7 +148,7 @@ def open_run(
 
     Raises:
         OutputError: the folder holds something that is not to be replaced, another run, or cannot be written; or
-            another run writes there.
+            another run writes there; or no log can be written.
     """
     folder = settings.output_dir
     with FolderLock(folder):
@@ -146,6 +157,9 @@ def open_run(
         identity = known_identity(settings)
         if state is not None:
             check_same_run(state, identity, folder, console.warn, whole=False)
+        if state is None or not state.finished:
+            # Now, not where the log begins: by then the older run is deleted, or the settings lie in a new folder.
+            check_log_folder(settings.log_dir)
         path = None if settings.overwrite else folder / SKIPPED_FILE
         with SkipLog(path, resume=state is not None, aside=settings.overwrite) as skipped:
             if state is None:
@@ -177,15 +191,15 @@ def _prepare_folder(settings: TrainingSettings, known: tuple[str, ...]) -> RunSt
     holds, can_resume = "", True
     if state is not None:
         holds = f"a run at step {state.step}" + (" (finished)" if state.finished else "")
-    elif _has_finished(folder):
+    elif has_finished(folder):
         # Begun anew by --resume, it would lose its adapter without a word.
-        holds, can_resume = f"a finished run without its {CHECKPOINT_FILE}, which --resume needs", False
+        holds, can_resume = LOST_CHECKPOINT, False
     resume = settings.resume and can_resume
     prepare_output(folder, resume=resume, overwrite=False, known=known, holds=holds, can_resume=can_resume)
     return state if resume else None
 
 
-def _has_finished(folder: Path) -> bool:
+def has_finished(folder: Path) -> bool:
     """Whether the rows of a run in this folder come to its end."""
     rows = read_rows(folder / EVENTS_FILE)
     return any(row["kind"] == "end" and row.get("status") == "finished" for row in rows)

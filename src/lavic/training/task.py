@@ -17,7 +17,7 @@ from lavic.console import Console, Progress
 from lavic.model.adapters import LoraSettings, save_adapter
 from lavic.skipped import SkipLog
 from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
-from lavic.training.loop import StepReport
+from lavic.training.loop import MicroStep, StepReport
 from lavic.training.run_log import RunLog
 
 
@@ -57,6 +57,10 @@ class TrainTask:
             self.noticed.add(notice)
             self.console.warn(notice)
 
+    def astray(self, micro: MicroStep) -> tuple[str, ...]:
+        """All of its samples: a task that knows the loss of each names those that it is."""
+        return micro.names
+
     def parts_of(self, report: StepReport) -> dict[str, float]:
         """Further losses of the step per target token, by what the log calls them."""
         return {}
@@ -69,6 +73,7 @@ class TrainTask:
             self.log.note(f"left out so far: {self.told} rows or pictures; {self.skipped.path} lists them")
         rate = report.samples / max(report.seconds, 1e-9)
         parts = self.parts_of(report)
+        memory_gb = peak_memory_gb(self.fabric.device)
         self.log.step(
             report.step,
             train_loss=report.train_loss,
@@ -80,14 +85,14 @@ class TrainTask:
             samples=report.samples,
             seconds=round(report.seconds, 4),
             samples_per_s=round(rate, 2),
-            memory_gb=peak_memory_gb(),
+            memory_gb=memory_gb,
         )
         self.bar.advance(
             1,
             loss=f"{report.train_loss:.3f}",
             ppl=f"{math.exp(min(parts.get('train_nll', report.train_loss), 20)):.2f}",
             samples_per_s=f"{rate:.1f}",
-            memory=f"{peak_memory_gb():.1f} GB",
+            memory=f"{memory_gb:.1f} GB",
         )
 
     @property
@@ -112,8 +117,8 @@ class TrainTask:
         save_checkpoint(self.output_dir, state, self.parameters, self.optimizer)
 
 
-def peak_memory_gb() -> float:
-    """Most memory used so far: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory used so far: of the GPU if that is the run's device, else of this process."""
+    if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
