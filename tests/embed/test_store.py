@@ -123,7 +123,7 @@ def test_added_rows_leave_the_others_and_the_newest_of_a_picture_counts(tmp_path
     before = (folder / TOKENS_FILE).read_bytes()[HEADER_BYTES:]
     with StoreWriter(folder, about()) as writer:
         writer.begin({})
-        writer.append(entries("gone", "A"), drawn(2, 2))
+        writer.append([*entries("gone"), Entry("A", 0, 11, "bb")], drawn(2, 2))
         writer.finish({})
     store = ItemStore(folder)
     assert list(store) == ["A", "B", "Ü 名", "gone"]
@@ -132,7 +132,9 @@ def test_added_rows_leave_the_others_and_the_newest_of_a_picture_counts(tmp_path
     assert dict(store.missing) == {}
     assert (folder / TOKENS_FILE).read_bytes()[HEADER_BYTES:].startswith(before)
     assert torch.equal(old.tokens(["A"])[0], drawn(2)[0].bfloat16()), "one that was open sees what it saw"
-    assert store.mark != old.mark
+    assert store.mark_of(["A"]) != old.mark_of(["A"])
+    assert store.mark_of(["gone"]) != old.mark_of(["gone"])
+    assert store.mark_of(["Ü 名", "B"], 2) == old.mark_of(["B", "Ü 名"], 2)
     with safe_open(folder / TOKENS_FILE, "pt") as stream:
         assert stream.get_slice("tokens").get_shape() == [6, V, D]
 
@@ -151,11 +153,9 @@ def test_opening_and_closing_changes_nothing(tmp_path: Path) -> None:
     folder = make(tmp_path / "s")
     names = (TOKENS_FILE, LEDGER_FILE, STORE_FILE)
     before = [((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names]
-    mark = ItemStore(folder).mark
     with StoreWriter(folder, about()) as writer:
         writer.finish({("gone", 0): "there is no such picture"})
     assert [((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names] == before
-    assert ItemStore(folder).mark == mark
 
 
 def test_the_mark_tells_what_made_a_store(tmp_path: Path) -> None:
@@ -165,8 +165,15 @@ def test_the_mark_tells_what_made_a_store(tmp_path: Path) -> None:
         folder.mkdir()
         with StoreWriter(folder, about(**other)) as writer:
             writer.append(entries("A"), drawn(1))
-        marks.add(ItemStore(folder).mark)
+        marks.add(ItemStore(folder).mark_of(["A"]))
     assert len(marks) == 3
+
+
+def test_the_mark_of_some_items_tells_which_of_their_pictures_are_stored(tmp_path: Path) -> None:
+    store = ItemStore(make(tmp_path / "s"))
+    assert store.mark_of(["B", "A"]) == store.mark_of(["A", "B", "A"])
+    marks = [store.mark_of(ids, images) for ids, images in ((["A"], 1), (["B"], 1), (["B"], 2), (["A", "B"], 1))]
+    assert len({*marks, store.mark_of([]), store.mark_of(["gone"])}) == 6
 
 
 # -- what a kill leaves --------------------------------------------------------------------------------------
@@ -175,13 +182,13 @@ def test_the_mark_tells_what_made_a_store(tmp_path: Path) -> None:
 def test_half_a_line_and_rows_without_a_line_do_not_count(tmp_path: Path) -> None:
     folder = make(tmp_path / "s")
     whole = {name: (folder / name).read_bytes() for name in (TOKENS_FILE, LEDGER_FILE)}
-    mark = ItemStore(folder).mark
+    mark = ItemStore(folder).mark_of(["A", "C"])
     with (folder / TOKENS_FILE).open("ab") as stream:
         stream.write(bytes(2 * V * D + 3))
     with (folder / LEDGER_FILE).open("ab") as stream:
         stream.write(b'{"item": "C", "image": 0, "row": 4, "bytes": 1, "mark": "a"}')  # its end did not get there
     store = ItemStore(folder)
-    assert (len(store), store.mark) == (3, mark)
+    assert (len(store), store.mark_of(["A", "C"])) == (3, mark)
     with StoreWriter(folder, about()):
         pass
     assert {name: (folder / name).read_bytes() for name in whole} == whole
@@ -291,7 +298,7 @@ def test_a_store_goes_to_another_process_as_its_folder(tmp_path: Path) -> None:
     assert len(packed) < 1000
     other = pickle.loads(packed)
     assert torch.equal(other.tokens(["A"]), store.tokens(["A"]))
-    assert other.mark == store.mark
+    assert other.mark_of(other) == store.mark_of(store)
 
 
 def test_opening_reads_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -315,6 +316,9 @@ def test_rows_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
 # -- all figures ---------------------------------------------------------------------------------------------
 
 
+FULLY_RANKED = ("candidate_order", "lavic")
+
+
 def system(name: str, rankings: list[str], gt_items: str = "A A B", **options: float) -> SystemResult:
     rows = [RankedRow(tuple(ranking), tuple("ABCD"), tuple(gt_items.split()), with_picture=3) for ranking in rankings]
     return SystemResult(name, rows, measure(rows, resamples=200), **options)
@@ -337,7 +341,13 @@ def test_results_hold_every_figure_and_the_distance_to_the_first_system(tmp_path
         **{"rows": 2, "rows_without_right_item": 0, "ceiling": 1.0, "chance": 0.5},
         **{"picture_share": 0.75, "seconds": 0.123},
     }
-    assert first["values"]["mrr"] == {"value": pytest.approx(5 / 12), "low": pytest.approx(1 / 3), "high": 0.5}
+    assert first["values"]["mrr"] == {
+        **{"value": pytest.approx(5 / 12), "low": pytest.approx(1 / 3), "high": 0.5},
+        # Two right items of four: the first at 1 in 3 of 6 pairs of places, at 2 in 2 of them, at 3 in one.
+        **{"chance": pytest.approx((3 + 2 / 2 + 1 / 3) / 6), "ceiling": 1.0},
+    }
+    assert first["values"]["recall@1"]["chance"] == pytest.approx(1 / 4)
+    assert first["values"]["recall@1"]["ceiling"] == pytest.approx(2 / 3)
     assert document["systems"]["lavic"]["values"]["recall@1"]["value"] == pytest.approx(2 / 6)
     assert document["differences"]["from"] == "random"
     assert list(document["differences"]["systems"]) == ["lavic", "greedy"]
@@ -359,26 +369,47 @@ def test_systems_must_be_different_and_have_answered_the_same(tmp_path: Path) ->
     assert names(tmp_path) == []
 
 
-def test_the_table_has_a_line_per_system_and_one_for_the_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    systems = [system("random", ["CDAB"]), system("lavic", ["BCDA"]), system("greedy", ["A"])]
+def test_the_table_has_a_line_per_figure_and_system_and_fits_into_80_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    systems = [system("candidate_order", ["CDAB"]), system("lavic", ["BCDA"]), system("lavic_greedy", ["A"])]
     Console().table(measures_table(systems), header=TABLE_HEADER)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    lines = [" ".join(line.split()) for line in shown]
     # By hand: right items A (listed twice) and B. NDCG of places 1 and 4: (1 + 1/log2 5) / (1 + 1/log2 3) = 0.8772;
-    # of 3 and 4: (1/2 + 1/log2 5) / (1 + 1/log2 3) = 0.5706.
+    # of 3 and 4: (1/2 + 1/log2 5) / (1 + 1/log2 3) = 0.5706; by lot 1/2 of all four places' 2.5616, over 1.6309. The
+    # first right one is expected at 1/place = (3 + 2/2 + 1/3) / 6.
     assert lines[2:] == [
-        "random 0.0000 [0.0000, 0.0000] 0.0000 1.0000 0.3333 0.5706 1.0000 0.7500 1",
-        "lavic 1.0000 [1.0000, 1.0000] 0.3333 1.0000 1.0000 0.8772 1.0000 0.7500 1",
-        "greedy 1.0000 [1.0000, 1.0000] 0.6667 - - - 1.0000 0.7500 1",
-        "chance to ceiling 0.5000 to 1.0000 - - - - - - -",
+        "HR@1 candidate_order 0.0000 [0.0000, 0.0000] 0.5000 1.0000",
+        "HR@1 lavic 1.0000 [1.0000, 1.0000] 0.5000 1.0000",
+        "HR@1 lavic_greedy 1.0000 [1.0000, 1.0000] 0.5000 1.0000",
+        "Recall@1 candidate_order 0.0000 [0.0000, 0.0000] 0.2500 0.6667",
+        "Recall@1 lavic 0.3333 [0.3333, 0.3333] 0.2500 0.6667",
+        "Recall@1 lavic_greedy 0.6667 [0.6667, 0.6667] 0.2500 0.6667",
+        *(f"HR@{k} {name} 1.0000 [1.0000, 1.0000] 1.0000 1.0000" for k in (3, 5, 10) for name in FULLY_RANKED),
+        "MRR candidate_order 0.3333 [0.3333, 0.3333] 0.7222 1.0000",
+        "MRR lavic 1.0000 [1.0000, 1.0000] 0.7222 1.0000",
+        "NDCG@10 candidate_order 0.5706 [0.5706, 0.5706] 0.7853 1.0000",
+        "NDCG@10 lavic 0.8772 [0.8772, 0.8772] 0.7853 1.0000",
+        *(f"validity {name} 1.0000 [1.0000, 1.0000] 1.0000 1.0000" for name in (*FULLY_RANKED, "lavic_greedy")),
+        *(f"pictures {name} 0.7500 - - -" for name in (*FULLY_RANKED, "lavic_greedy")),
     ]
+
+
+def test_on_a_terminal_of_80_columns_no_line_of_the_table_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    table, stream = measures_table([system("candidate_order", ["CDAB"])]), Terminal()
+    Console(stdout=stream).table(table, header=TABLE_HEADER)
+    assert stream.getvalue().count("candidate_order") == len(table)
 
 
 def test_other_candidates_have_bounds_of_their_own() -> None:
-    table = measures_table(
-        [system("st", ["ABCD"]), system("gpt", ["ABCD"], gt_items="D X"), system("random", ["BACD"])]
-    )
-    assert [line[:2] for line in table[3:]] == [
-        ["chance to ceiling of st, random", "0.5000 to 1.0000"],
-        ["chance to ceiling of gpt", "0.2500 to 1.0000"],
-    ]
+    table = measures_table([system("st", ["ABCD"]), system("gpt", ["ABCD"], gt_items="D X")])
+    assert [line[-2:] for line in table[:4]] == [[0.5, 1.0], [0.25, 1.0], [0.25, pytest.approx(2 / 3)], [0.125, 0.5]]
     assert {len(line) for line in table} == {len(TABLE_HEADER)}

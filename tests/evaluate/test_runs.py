@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,28 +14,18 @@ from typing import Any
 import pytest
 import torch
 from small_world import refused
-from tune_world import data_flags, evaluate_flags, make_shop, rows_of, tune_flags, write_rows
+from tune_world import data_flags, evaluate_flags, rows_of, tune_flags, write_rows
 
 from lavic.cli.main import run_command_line
+from lavic.evaluate.answers import Answered
+from lavic.evaluate.outputs import report
 from lavic.evaluate.results import SUMMARY_COLUMNS
 from lavic.files import sha256_file
 from lavic.layout import data_paths
 from lavic.model.load import TINY, load_base
+from lavic.tune.samples import AskedRow
+from lavic.tune.scoring import RowScores
 from lavic.tune.task import ADAPTER_FOLDER
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world with a recommender that sees, one that does not, and a second store."""
-    world = make_shop(tmp_path_factory.mktemp("shop"))
-    assert run_command_line(tune_flags(world, world / "tuned")) == 0
-    assert run_command_line(tune_flags(world, world / "text", text_only=True, item_store=None)) == 0
-    return world
-
-
-@pytest.fixture
-def world(shop: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shop, tmp_path / "world"))
 
 
 def all_systems(world: Path) -> dict[str, Any]:
@@ -58,12 +49,6 @@ def tuned_on_all_image_tokens(world: Path, *, max_samples: int) -> dict[str, Any
         "full_tokens_adapter": world / "full" / ADAPTER_FOLDER,
         "full_tokens_store": world / "all",
     }
-
-
-def read_answers(output: Path) -> dict[str, str]:
-    """Context -> recommended ID, of the judged system."""
-    lines = (output / "test_results_candidates_st.jsonl").read_text().splitlines()
-    return {row["context"]: row["recommended_st"] for row in map(json.loads, lines)}
 
 
 def results(output: Path) -> dict[str, Any]:
@@ -92,9 +77,10 @@ def test_all_systems_answer_the_same_rows(shop: Path, tmp_path: Path, capsys: py
     # The same adapter on the same store, under another name: the very same answers.
     assert systems["undistilled"]["values"] == systems["lavic"]["values"]
     assert systems["lavic"]["values"]["validity@1"]["value"] == 1
-    shown = capsys.readouterr().out
-    assert "chance to ceiling" in shown
-    assert "lavic_greedy" in shown
+    shown = capsys.readouterr().out.splitlines()
+    assert sum("lavic_greedy" in line for line in shown) == 4
+    # Behind the table stands the next command, with its path.
+    assert max(map(len, shown[:-1])) <= 80
 
 
 def test_all_image_tokens_and_several_pictures_are_tuned_on_and_judged(
@@ -113,14 +99,16 @@ def test_all_image_tokens_and_several_pictures_are_tuned_on_and_judged(
     systems = results(tmp_path / "out")["systems"]
     assert list(systems)[:2] == ["lavic", "full_tokens"]
     assert systems["full_tokens"]["rows"] == 12
-    scored = [(tmp_path / "out" / "answers" / f"{name}.jsonl").read_text() for name in ("lavic", "full_tokens")]
+    answers = tmp_path / "out" / "answers"
+    scored = [(answers / f"candidates_st_{name}.jsonl").read_text() for name in ("lavic", "full_tokens")]
     assert scored[0].splitlines()[1:] != scored[1].splitlines()[1:]
     several = {"adapter": world / "several" / ADAPTER_FOLDER, "no_greedy": True, **two}
     assert run_command_line(evaluate_flags(world, tmp_path / "two", **several)) == 0
     mixed = evaluate_flags(world, tmp_path / "no", **{**several, "images_per_item": 1})
     assert "was tuned with --images_per_item 2" in refused(capsys, mixed)
     wrong = evaluate_flags(world, tmp_path / "no", **{**compared, "full_tokens_store": world / "store"})
-    assert "made with five image tokens, not all" in refused(capsys, wrong)
+    said = refused(capsys, wrong)
+    assert said.startswith(f"--full_tokens_store {world}/store: the store holds five image tokens a picture, not all.")
 
 
 def test_answers_and_summary_are_as_published(shop: Path, tmp_path: Path) -> None:
@@ -184,6 +172,7 @@ def test_files_and_stores_are_read_once_for_all_systems(
 ) -> None:
     from lavic.embed.store import ItemStore
     from lavic.evaluate import questions, run
+    from lavic.training import identity
     from lavic.tune import setup
 
     read: Counter[str] = Counter()
@@ -199,7 +188,7 @@ def test_files_and_stores_are_read_once_for_all_systems(
 
     counted(setup, "read_titles")
     counted(questions, "rows_of")
-    counted(run, "sha256_file", lambda path: path.name)
+    counted(identity, "sha256_file", lambda path: path.name)
     counted(run, "fingerprint", lambda folder: folder.parent.name)
     counted(ItemStore, "__init__", lambda store, folder: folder.name)
     shutil.copytree(world / "store", world / "other")
@@ -234,13 +223,17 @@ def test_what_the_judged_rows_lack_is_told_once(
     assert "1 candidates without a picture, shown by ID and title alone\n" in said
 
 
-def test_answers_of_other_weights_are_thrown_away(world: Path, tmp_path: Path) -> None:
+def test_answers_of_other_weights_are_thrown_away(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = evaluate_flags(world, tmp_path / "out", adapter=world / "tuned" / ADAPTER_FOLDER, no_greedy=True)
     assert run_command_line(words) == 0
-    journal = tmp_path / "out" / "answers" / "lavic.jsonl"
+    journal = tmp_path / "out" / "answers" / "candidates_st_lavic.jsonl"
     before = journal.read_text()
     assert run_command_line(tune_flags(world, world / "tuned", overwrite=True, seed=7)) == 0
+    capsys.readouterr()
     assert run_command_line(words) == 0
+    assert f"{journal} held answers of another adapter" in capsys.readouterr().err
     assert journal.read_text() != before
     assert journal.read_text().splitlines()[0] != before.splitlines()[0]
 
@@ -250,18 +243,36 @@ def test_the_bare_model_is_judged_without_an_adapter(shop: Path, tmp_path: Path)
     assert list(results(tmp_path / "out")["systems"]) == ["zero_shot", "zero_shot_text", "random", "candidate_order"]
 
 
-def test_another_order_of_the_candidates_only_changes_what_the_model_reads(world: Path, tmp_path: Path) -> None:
-    """Random and in-order answers follow the list; two candidates of equal score are not told apart by their place."""
+def scores_by_id(_: Any, rows: list[AskedRow], *rest: Any, **more: Any) -> list[RowScores]:
+    """What a model would say that only looks at the ID; one of few values, so that many are equal."""
+    scores = [tuple(-float(zlib.crc32(item_id.encode()) % 3) for item_id in row.item_ids) for row in rows]
+    return [RowScores(each, (1,) * len(each)) for each in scores]
+
+
+def test_another_order_of_the_candidates_changes_no_ranking_by_score(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the model is blind to places, nothing else of the evaluation may look at them."""
     rows = rows_of(world, "test")
+    found: list[dict[str, Answered]] = []
+
+    def kept(settings: Any, systems: Any, answered: dict[str, Answered], *rest: Any) -> Any:
+        found.append(answered)
+        return report(settings, systems, answered, *rest)
+
+    monkeypatch.setattr("lavic.evaluate.answers.score_rows", scores_by_id)
+    monkeypatch.setattr("lavic.evaluate.run.report", kept)
     assert run_command_line(evaluate_flags(world, tmp_path / "one")) == 0
     write_rows(world, "test", [{**row, "candidates_st": row["candidates_st"][::-1]} for row in rows])
     assert run_command_line(evaluate_flags(world, tmp_path / "other")) == 0
-    for name, answer in read_answers(tmp_path / "one").items():
-        assert answer in next(row["candidates_st"] for row in rows if row["context"] == name)
-    changed = read_answers(tmp_path / "other")
-    assert changed.keys() == {row["context"] for row in rows}
-    for row in rows:
-        assert changed[row["context"]] in row["candidates_st"]
+    one, other = ({name: [each.ranking for each in of.answers] for name, of in run.items()} for run in found)
+    assert one["zero_shot"] == other["zero_shot"]
+    assert one["candidate_order"] == [tuple(row["candidates_st"]) for row in rows]
+    assert other["candidate_order"] == [tuple(row["candidates_st"][::-1]) for row in rows]
+    # The scores decide at all: their best is first.
+    asked = found[0]["zero_shot"].rows
+    for row, scores, ranking in zip(asked, scores_by_id(None, asked), one["zero_shot"], strict=True):
+        assert scores.log_probs[row.item_ids.index(ranking[0])] == max(scores.log_probs)
 
 
 def test_taking_an_adapter_off_leaves_the_model_as_it_was(shop: Path) -> None:

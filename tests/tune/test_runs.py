@@ -14,6 +14,8 @@ from small_world import refused, skipped
 from tune_world import CATEGORY, evaluate_flags, make_shop, rows_of, tune_flags, write_rows
 
 from lavic.cli.main import run_command_line
+from lavic.embed.store import ItemStore
+from lavic.embed.writer import Entry, StoreWriter
 from lavic.files import sha256_file
 from lavic.formats import NO_TITLE
 from lavic.model.adapters import canonical_key, language_linears
@@ -26,7 +28,7 @@ from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS
 from lavic.tune import scoring
 from lavic.tune.card import RECOMMENDER_FILE, read_recommender
 from lavic.tune.config import PUBLISHED, TuneSettings
-from lavic.tune.task import ADAPTER_FOLDER, TuneTask
+from lavic.tune.task import ADAPTER_FOLDER, TuneMicroStep, TuneTask
 
 
 class StruckError(RuntimeError):
@@ -199,24 +201,58 @@ def first_gradients(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> li
     return found
 
 
+def make_ragged(world: Path) -> Path:
+    """Rows of two, three or four candidates, of which none, some or all have a picture."""
+    rows = rows_of(world, "train")
+    for number, row in enumerate(rows):
+        unknown = (0, 1, 2, 4)[number % 4]
+        kept = row["candidates_st"][: 2 + number % 3]
+        row["candidates_st"] = [f"B0UNKNOWN{at}" if at < unknown else item_id for at, item_id in enumerate(kept)]
+        if unknown == 4:  # the right item too
+            row["gt_items"] = ["B0UNKNOWN9"]
+    write_rows(world, "train", rows)
+    return world
+
+
+def pictures_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
+    """From now on, of each micro-batch: of each sample how many candidates it has, and how many with a picture."""
+    found: list[list[tuple[int, int]]] = []
+    original = TuneMicroStep.nats
+
+    def looked(self: TuneMicroStep) -> torch.Tensor:
+        found.append([(len(row), sum(each.has_picture for each in row)) for row in self.candidates])
+        return original(self)
+
+    monkeypatch.setattr(TuneMicroStep, "nats", looked)
+    return found
+
+
 def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
     assert max(float(tensor.abs().max()) for tensor in wanted) > 1e-3
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9 * float(other.abs().max() + 1e-3))
 
 
-def test_equal_steps_whatever_the_micro_batch(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_steps_whatever_the_micro_batch(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of 8 samples is the same as 8 x 1, 4 x 2 or 1 x 8, however uneven the micro-batches are."""
-    gradients = []
+    gradients: list[list[torch.Tensor]] = []
+    shown = pictures_of_steps(monkeypatch)
+    make_ragged(world)
     for batch in (1, 2, 8):
         more = {"batch_size": batch, "gradient_accumulation": 8 // batch, "no_group_by_length": True}
-        words = tune_flags(shop, tmp_path / f"out{batch}", max_steps=1, lora_dropout=0, **more)
+        words = tune_flags(world, tmp_path / f"out{batch}", max_steps=1, lora_dropout=0, **more)
         gradients.append(first_gradients(words, monkeypatch))
+    # In one micro-batch of 8 stand rows of several lengths, and with pictures at none, some and all of them.
+    assert len(shown[-1]) == 8
+    assert len({candidates for candidates, _ in shown[-1]}) >= 3
+    assert len({pictures for _, pictures in shown[-1]}) >= 3
+    assert any(pictures == 0 for _, pictures in shown[-1])
     assert_same(gradients[1], gradients[0])
     assert_same(gradients[2], gradients[0])
 
 
-def test_short_cuts_change_no_gradient(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_cuts_change_no_gradient(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = make_ragged(world)
     usual = {"max_steps": 1, "lora_dropout": 0}
     off = {"no_target_logits": True, "no_lean_lora": True}
     plain = first_gradients(tune_flags(shop, tmp_path / "plain", **usual, **off), monkeypatch)
@@ -281,6 +317,33 @@ def test_other_conversations_are_not_gone_on_with(
     assert "other settings or data: content of train.jsonl." in sentence
 
 
+def add_to_store(folder: Path, item_id: str) -> None:
+    """One more picture's tokens, as a later run of ``lavic embed`` adds them."""
+    store = ItemStore(folder)
+    with StoreWriter(folder, dict(store.about)) as writer:
+        writer.begin({"batch_size": 1, "threads": 1, "device": "cpu"})
+        writer.append([Entry(item_id, 0, 10, "aa")], torch.zeros(1, store.views, store.dim))
+        writer.finish({})
+
+
+def test_a_store_may_grow_while_a_run_is_stopped_but_not_change_what_the_run_shows(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"checkpoint_every": "1", "max_steps": 3}
+    assert run_command_line(tune_flags(world, tmp_path / "whole", **few)) == 0
+    struck_at(2, tune_flags(world, tmp_path / "out", **few), monkeypatch)
+    store = world / "store"
+    before = shutil.copytree(store, tmp_path / "before")
+    add_to_store(store, rows_of(world, "train")[0]["candidates_st"][0])
+    said = refused(capsys, tune_flags(world, tmp_path / "out", **few, resume=True))
+    assert "other settings or data: content of --item_store." in said
+    shutil.rmtree(store)
+    shutil.copytree(before, store)
+    add_to_store(store, "B0UNRELATED")
+    assert run_command_line(tune_flags(world, tmp_path / "out", **few, resume=True)) == 0
+    assert left_by(tmp_path / "out") == left_by(tmp_path / "whole")
+
+
 # -- what is wrong with the input ----------------------------------------------------------------------------
 
 
@@ -320,7 +383,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"item_store": None}, "item_store: there is no item store. Make it with lavic embed"),
     ({"item_store": "none"}, "--item_store: it is needed. Give one, or --text_only to tune without pictures."),
     ({"vision_adapter": "nowhere"}, "nowhere: no adapter here"),
-    ({"max_length": "100"}, "no conversation can be trained on"),
+    (
+        {"max_length": "100"},
+        "answer alone are longer than --max_length. Give a larger --max_length, or a list of fewer",
+    ),
     ({"conversations": "nowhere"}, "nowhere: there is no such folder."),
     ({"item_meta_path": "nowhere.json"}, "nowhere.json"),
     ({"text_only": True, "vision_adapter": "x"}, "--vision_adapter with --text_only"),
@@ -353,7 +419,6 @@ def test_a_store_of_another_adapter_is_refused(shop: Path, tmp_path: Path, capsy
 
 
 def test_a_stage_1_adapter_makes_the_store_that_is_not_there(shop: Path, tmp_path: Path) -> None:
-    from lavic.embed.store import ItemStore
     from lavic.model.adapters import LoraSettings, attach_vision_lora, save_adapter
 
     save_adapter(attach_vision_lora(load_base(TINY).model, LoraSettings()), tmp_path / "a", base_name=TINY, card="")

@@ -181,6 +181,32 @@ def test_candidates_too_long_for_any_prompt_leave_the_row_out(tmp_path, prompts)
     assert skipped.by_reason[TOO_LONG] == 1
 
 
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [(tune_samples, "no conversation can be trained on"), (asked_rows, "no conversation can be answered")],
+)
+def test_where_nothing_is_left_the_commonest_reason_and_its_mend_are_named(tmp_path, prompts, make, problem):
+    many = [f"B{number:09d}" for number in range(200)]
+    with pytest.raises(NothingLeftError) as caught:
+        collected(tmp_path, prompts, [row([many[0]], many), row([many[1]], many)], make=make)
+    assert caught.value.sentence == (
+        f"{tmp_path}/train.jsonl: {problem}; most frequent reason, 2 times: {TOO_LONG}. "
+        "Give a larger --max_length, or a list of fewer candidates."
+    )
+
+
+def test_of_several_reasons_the_commonest_is_named(tmp_path, prompts):
+    many = [f"B{number:09d}" for number in range(200)]
+    with pytest.raises(NothingLeftError, match=rf"2 times: {NO_RIGHT_ITEM}\. Give conversations that name right"):
+        collected(tmp_path, prompts, [row([many[0]], many), row([]), row([])])
+
+
+def test_without_any_row_there_is_no_reason_to_name(tmp_path, prompts):
+    catalogue = Catalogue({}, None, SkipLog())
+    with pytest.raises(NothingLeftError, match=r"f: no conversation can be answered\.$"):
+        asked_rows([], catalogue, prompts, path=Path("f"), skipped=SkipLog())
+
+
 def test_the_first_samples_only(tmp_path, prompts):
     samples, _ = collected(tmp_path, prompts, [row([TEN[0], TEN[1]]), row([TEN[2]])], max_samples=2)
     assert [sample.answer for sample in samples] == TEN[:2]

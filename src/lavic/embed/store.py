@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from types import MappingProxyType
@@ -121,13 +121,11 @@ class ItemStore:
         self._rows = _rows_of_items(ledger)
         stored = ledger.pictures.values() if self.all_image_tokens else ()
         self._lengths = {each.row: each.rows for each in stored}
+        self._marks = {each.row: each.mark for each in ledger.pictures.values()}
         # Of an item's pictures, the first one's reason.
         bad = {item_id: reason for (item_id, _), reason in reversed(ledger.bad.items())}
         self._missing = {item_id: bad[item_id] for item_id, _ in ledger.bad if item_id not in self._rows}
         self._data = self._mapped(ledger.rows)
-        made_by = {name: value for name, value in self.about.items() if name != "versions"}
-        text = json.dumps(made_by, sort_keys=True) + ledger.mark
-        self._mark = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _mapped(self, rows: int) -> NDArray[Any]:
         """[rows, V, D] whole numbers."""
@@ -175,10 +173,20 @@ class ItemStore:
         """Item ID -> why it has no tokens, of the items that were asked for."""
         return MappingProxyType(self._missing)
 
-    @property
-    def mark(self) -> str:
-        """16 hex digits that change with what made the store and with what it holds."""
-        return self._mark
+    def mark_of(self, item_ids: Iterable[str], images: int = 1) -> str:
+        """16 hex digits that change with what made the store and with the pictures that some items have in it.
+
+        Other items do not count: a store may grow while a run that uses it is stopped.
+
+        Args:
+            images: how many pictures of each item count, as they are shown; of an item that is not stored, that.
+        """
+        made_by = {name: value for name, value in self.about.items() if name != "versions"}
+        digest = hashlib.blake2b(json.dumps(made_by, sort_keys=True).encode(), digest_size=8)
+        for item_id in sorted(set(item_ids)):
+            marks = [self._marks[row] for row in self._rows.get(item_id, ())[:images]]
+            digest.update(json.dumps([item_id, marks]).encode())
+        return digest.hexdigest()
 
     def tokens(self, item_ids: Rows[str], image: int = 0) -> Tensor:
         """The visual tokens of some items, copied from the disk.

@@ -58,12 +58,14 @@ class Journal:
     Attributes:
         found: what was kept, by the row's place.
         seconds: from the opening to the last answer, and what it took before.
+        replaced: whether answers of another identity were thrown away.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path = path
         rows = list(read_jsonl(path)) if path.exists() else []
         known = bool(rows) and rows[0].get("identity") == identity
+        self.replaced = len(rows) > 1 and not known
         kept = rows[1:] if known else []
         self.found: dict[int, dict[str, Any]] = {row["row"]: row for row in kept if isinstance(row.get("row"), int)}
         self.seconds = max((float(row.get("seconds", 0.0)) for row in self.found.values()), default=0.0)

@@ -57,7 +57,10 @@ class EvaluateSettings(ConversationSettings):
     max_rows: int | None = setting(None, "Answer the first N conversations only.", panel=DATA, ge=1)
 
     output_dir: Path = setting(
-        Path("out_evaluated"), "Folder for results.json, results_summary.csv and the answers.", panel=OUTPUT
+        Path("out_evaluated"),
+        "Folder for results.json, results_summary.csv and the answers; one for each category.",
+        panel=OUTPUT,
+        aliases=["finetune_output_dir"],
     )
     sample: int = setting(
         8, "Conversations that report.html shows with their candidates' pictures.", panel=OUTPUT, ge=0, le=200

@@ -1,4 +1,4 @@
-"""How well ranked candidates answer test conversations: HR@k, published Recall@1, MRR, NDCG@k, validity, ceiling.
+"""How well ranked candidates answer test conversations: HR@k, published Recall@1, MRR, NDCG@k, validity; their bounds.
 
 All figures are over the whole test set, never means of batches' means. ``docs/formats.md`` tells where they end up.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lavic.evaluate.bootstrap import RESAMPLES, FloatArray, Interval, ratio_intervals
+from lavic.evaluate.chance import hit_within, reciprocal_of_first
 from lavic.metrics import rank
 
 __all__ = ["KS", "Interval", "Measures", "RankedRow", "differences", "measure", "rank"]
@@ -81,8 +82,9 @@ class Measures:
         rows: all rows, also those without a right item.
         values: ``hr@k`` for each k, ``mrr``, ``ndcg@k`` for each k above 1 (ndcg@1 is hr@1), ``recall@1`` (as
             published), ``validity@1``; shares from 0 to 1, with their intervals.
-        ceiling: share of rows whose candidates hold a right item: no ranking's hr@k can be higher.
-        chance: hr@1 to be expected of a candidate drawn at random: mean of (right candidates / candidates).
+        chances: by the same names, what candidates in an order drawn by lot are to be expected to reach.
+        ceilings: by the same names, what the same candidates reach with the right ones first (of several, those first
+            that ``gt_items`` lists most often): no ranking's figure can be higher.
         picture_share: share of candidates that had visual tokens.
         without_right_item: rows whose ``gt_items`` are empty. They count for ``validity@1`` and ``picture_share``
             and for nothing else, since no answer to them could be right.
@@ -91,11 +93,21 @@ class Measures:
 
     rows: int
     values: Mapping[str, Interval]
-    ceiling: float
-    chance: float
+    chances: Mapping[str, float]
+    ceilings: Mapping[str, float]
     picture_share: float
     without_right_item: int = 0
     depth: int = 0
+
+    @property
+    def chance(self) -> float:
+        """hr@1 to be expected of a candidate drawn at random: mean of (right candidates / candidates)."""
+        return self.chances["hr@1"]
+
+    @property
+    def ceiling(self) -> float:
+        """Share of rows whose candidates hold a right item: no ranking's hr@k can be higher."""
+        return self.ceilings["hr@1"]
 
 
 def measure(
@@ -133,11 +145,12 @@ def measure(
     values: dict[str, Interval] = {}
     for table in _tables(rows, ks):
         values |= table.intervals(unknown=Interval(0.0, 0.0, 1.0), seed=seed, resamples=resamples)
+    best = [_at_best(row) for row in rows]
     return Measures(
         rows=len(rows),
         values=values,
-        ceiling=_share(sum(row.reachable > 0 for row in answerable), len(answerable)),
-        chance=_share(math.fsum(_share(row.reachable, len(row.candidates)) for row in answerable), len(answerable)),
+        chances=_ratios(_tables(best, ks, _row_chances)),
+        ceilings=_ratios(_tables(best, ks)),
         picture_share=_share(sum(row.with_picture for row in rows), candidates),
         without_right_item=len(rows) - len(answerable),
         depth=max(len(row.ranking) for row in rows),
@@ -184,20 +197,13 @@ class _Table:
         return dict(zip(self.names, found, strict=True))
 
 
-def _tables(rows: Sequence[RankedRow], ks: Sequence[int]) -> tuple[_Table, _Table]:
-    """What is over rows with a right item, and what is over all rows."""
-    if any(k < 1 for k in ks):
-        raise ValueError(f"places are counted from 1, not {min(ks)}")
-    places = sorted({1, *ks})
-    deeper = places[1:]
-    names = (*(f"hr@{k}" for k in places), "mrr", *(f"ndcg@{k}" for k in deeper), "recall@1")
-    answerable = [row for row in rows if row.gt_items]
-    figures = [_row_figures(row, places, deeper) for row in answerable]
-    numerators = np.array(figures, dtype=np.float64).reshape(len(answerable), len(names))
-    denominators = np.ones_like(numerators)
-    denominators[:, -1] = [len(row.gt_items) for row in answerable]
-    valid = np.array([[row.recommended is not None] for row in rows], dtype=np.float64)
-    return _Table(names, numerators, denominators), _Table(("validity@1",), valid, np.ones_like(valid))
+def _ratios(tables: Sequence[_Table]) -> dict[str, float]:
+    """The figures alone; 0 where there are no rows."""
+    return {
+        name: math.fsum(table.numerators[:, at]) / (math.fsum(table.denominators[:, at]) or 1.0)
+        for table in tables
+        for at, name in enumerate(table.names)
+    }
 
 
 def _row_figures(row: RankedRow, places: Sequence[int], deeper: Sequence[int]) -> list[float]:
@@ -210,6 +216,44 @@ def _row_figures(row: RankedRow, places: Sequence[int], deeper: Sequence[int]) -
         for k in deeper
     ]
     return [*hits, 1 / first, *gains, float(row.gt_items.count(row.recommended))]
+
+
+def _row_chances(row: RankedRow, places: Sequence[int], deeper: Sequence[int]) -> list[float]:
+    """What a row's numerators are to be expected to be if its candidates are in an order drawn by lot."""
+    candidates, right = len(row.candidates), row.reachable
+    hits = [hit_within(k, right, candidates) for k in places]
+    # Each right item is at each place as often as at any other.
+    share = _share(right, candidates)
+    gains = [share * _best_gain(min(k, candidates)) / _best_gain(min(k, len(row.right))) for k in deeper]
+    entries = sum(item_id in row.candidates for item_id in row.gt_items)
+    return [*hits, reciprocal_of_first(right, candidates), *gains, _share(entries, candidates)]
+
+
+def _tables(
+    rows: Sequence[RankedRow], ks: Sequence[int], figures_of: Callable[..., list[float]] = _row_figures
+) -> tuple[_Table, _Table]:
+    """What is over rows with a right item, and what is over all rows.
+
+    Args:
+        figures_of: ``_row_figures``, or another function with its arguments and order of values.
+    """
+    if any(k < 1 for k in ks):
+        raise ValueError(f"places are counted from 1, not {min(ks)}")
+    places = sorted({1, *ks})
+    deeper = places[1:]
+    names = (*(f"hr@{k}" for k in places), "mrr", *(f"ndcg@{k}" for k in deeper), "recall@1")
+    answerable = [row for row in rows if row.gt_items]
+    figures = [figures_of(row, places, deeper) for row in answerable]
+    numerators = np.array(figures, dtype=np.float64).reshape(len(answerable), len(names))
+    denominators = np.ones_like(numerators)
+    denominators[:, -1] = [len(row.gt_items) for row in answerable]
+    valid = np.array([[row.recommended is not None] for row in rows], dtype=np.float64)
+    return _Table(names, numerators, denominators), _Table(("validity@1",), valid, np.ones_like(valid))
+
+
+def _at_best(row: RankedRow) -> RankedRow:
+    """The row with all candidates ranked, right ones first, of several those that are listed most often."""
+    return replace(row, ranking=tuple(sorted(row.candidates, key=lambda item_id: -row.gt_items.count(item_id))))
 
 
 def _discount(place: int) -> float:

@@ -19,12 +19,14 @@ from lavic.evaluate.results import (
     write_test_results,
 )
 from lavic.evaluate.systems import System
-from lavic.files import write_atomic
+from lavic.files import write_atomic, write_json
 from lavic.skipped import SkipLog
 from lavic.tune.conversations import category_file
 from lavic.tune.samples import AskedRow
 
 RESULTS_FILE, SUMMARY_FILE, PAGE_FILE = "results.json", "results_summary.csv", "report.html"
+#: The same as ``RESULTS_FILE`` by list of candidates, where that is the last evaluation's.
+LIST_RESULTS = "results_candidates_{}.json"
 
 
 def report(
@@ -53,11 +55,13 @@ def report(
     document = write_results(
         settings.output_dir / RESULTS_FILE, results, about=about, seed=settings.seed, resamples=settings.resamples
     )
+    write_json(settings.output_dir / LIST_RESULTS.format(settings.candidate_type), document)
     # Both in one order; the baselines behind the systems have no files of their own.
     for system, result in zip(systems, results, strict=False):
         _write_answers(settings, system, found[system.name], result, judged=result is results[0])
     _write_page(settings, found[results[0].name].rows, results, of_models=len(systems))
-    console.table(measures_table(results), header=TABLE_HEADER, title=f"{len(results[0].rows)} conversations")
+    title = f"{len(results[0].rows)} conversations; Recall@1 as published, pictures: share of candidates with one"
+    console.table(measures_table(results), header=TABLE_HEADER, title=title)
     for note, count in skipped.notes.most_common():
         console.info(f"{count} {note}")
     if skipped.count:

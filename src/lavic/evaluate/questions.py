@@ -9,7 +9,7 @@ from pathlib import Path
 from lavic.embed.store import ItemStore, check_store
 from lavic.errors import InputError, NothingLeftError
 from lavic.evaluate.config import EvaluateSettings
-from lavic.evaluate.systems import System, check_tokens
+from lavic.evaluate.systems import System, check_kind, check_tokens
 from lavic.model.load import BaseModel
 from lavic.skipped import SkipLog
 from lavic.tune.conversations import category_file
@@ -18,11 +18,19 @@ from lavic.tune.setup import Choosing, prepare, rows_of
 
 
 def stores_of(settings: EvaluateSettings, systems: list[System], own: ItemStore | None) -> dict[Path, ItemStore]:
-    """The store of each path that a system's pictures come from; ``own`` is the opened ``--item_store``."""
+    """The store of each path that a system's pictures come from; ``own`` is the opened ``--item_store``.
+
+    Raises:
+        InputError: one cannot be opened, or holds something else than its system's name says.
+    """
     stores = {} if own is None or settings.item_store is None else {settings.item_store: own}
-    for path in dict.fromkeys(system.pictures for system in systems):
-        if path is not None and path not in stores:
+    for system in systems:
+        path = system.pictures
+        if path is None:
+            continue
+        if path not in stores:
             stores[path] = ItemStore(path)
+        check_kind(system, stores[path])
     return stores
 
 

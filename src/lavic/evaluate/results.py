@@ -34,17 +34,19 @@ SUMMARY_COLUMNS = (
     "output_file",
 )
 
-TABLE_HEADER = (
-    "system",
-    "HR@1",
-    "Recall@1 (published)",
-    "HR@3",
-    "MRR",
-    "NDCG@10",
-    "validity",
-    "with picture",
-    "rows",
-)
+TABLE_HEADER = ("figure", "system", "value", "95 % interval", "chance", "ceiling")
+#: Figures of the table by their names in ``results.json``, which has more.
+_TABLE_FIGURES = {
+    "hr@1": "HR@1",
+    "recall@1": "Recall@1",
+    "hr@3": "HR@3",
+    "hr@5": "HR@5",
+    "hr@10": "HR@10",
+    "mrr": "MRR",
+    "ndcg@10": "NDCG@10",
+    "validity@1": "validity",
+}
+_OF_THE_TOP = ("hr@1", "recall@1", "validity@1")
 
 
 # -- answers per conversation --------------------------------------------------------------------------------
@@ -261,7 +263,10 @@ def _system(system: SystemResult) -> dict[str, Any]:
         "chance": found.chance,
         "picture_share": found.picture_share,
         "seconds": round(system.seconds, 3),
-        "values": _intervals(found.values),
+        "values": {
+            name: {**figures, "chance": found.chances[name], "ceiling": found.ceilings[name]}
+            for name, figures in _intervals(found.values).items()
+        },
     }
 
 
@@ -273,32 +278,24 @@ def _intervals(values: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
 
 
 def measures_table(systems: Sequence[SystemResult]) -> list[list[object]]:
-    """Rows for ``Console.table`` under ``TABLE_HEADER``: a line per system, and one with chance and ceiling.
+    """Rows for ``Console.table`` under ``TABLE_HEADER``: figure by figure, a line per system; 80 columns suffice.
 
-    What a system's answers cannot tell stays empty: greedy generation names one item, so it has no HR@3. Systems with
-    other candidates have a chance and a ceiling of their own, and so a line of their own.
+    What a system's answers cannot tell has no line: greedy generation names one item, so it has no HR@3. The last
+    lines are the shares of candidates that were shown with a picture.
     """
-    table = [_table_row(system) for system in systems]
-    bounds: dict[tuple[float, float], list[str]] = {}
+    table = [_table_row(name, system) for name in _TABLE_FIGURES for system in systems if _tells(system.measures, name)]
     for system in systems:
-        bounds.setdefault((system.measures.chance, system.measures.ceiling), []).append(system.name)
-    for (chance, ceiling), names in bounds.items():
-        label = "chance to ceiling" if len(bounds) == 1 else f"chance to ceiling of {', '.join(names)}"
-        table.append([label, f"{chance:.4f} to {ceiling:.4f}", *[None] * (len(TABLE_HEADER) - 2)])
+        table.append(["pictures", system.name, system.measures.picture_share, None, None, None])
     return table
 
 
-def _table_row(system: SystemResult) -> list[object]:
+def _tells(found: Measures, name: str) -> bool:
+    """Whether the answers reach deep enough for a figure."""
+    return name in found.values and (found.depth > 1 or name in _OF_THE_TOP)
+
+
+def _table_row(name: str, system: SystemResult) -> list[object]:
     found = system.measures
-    hit = found.values["hr@1"]
-    below_the_top = ("hr@3", "mrr", "ndcg@10")
-    figures = [found.values[name].value if name in found.values and found.depth > 1 else None for name in below_the_top]
-    return [
-        system.name,
-        f"{hit.value:.4f} [{hit.low:.4f}, {hit.high:.4f}]",
-        found.values["recall@1"].value,
-        *figures,
-        found.values["validity@1"].value,
-        found.picture_share,
-        found.rows,
-    ]
+    figure = found.values[name]
+    interval = f"[{figure.low:.4f}, {figure.high:.4f}]"
+    return [_TABLE_FIGURES[name], system.name, figure.value, interval, found.chances[name], found.ceilings[name]]

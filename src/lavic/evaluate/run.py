@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome, Progress
+from lavic.embed.identity import model_marks
 from lavic.errors import OutputError
 from lavic.evaluate.answers import (
     Answer,
@@ -24,26 +23,34 @@ from lavic.evaluate.answers import (
     answer_in_order,
 )
 from lavic.evaluate.config import EvaluateSettings
-from lavic.evaluate.outputs import PAGE_FILE, RESULTS_FILE, SUMMARY_FILE, report
+from lavic.evaluate.identity import ANSWERS, check_same_evaluation, identity_mark, known_facts, save_facts
+from lavic.evaluate.outputs import LIST_RESULTS, PAGE_FILE, RESULTS_FILE, SUMMARY_FILE, report
 from lavic.evaluate.questions import Questions, stores_of
-from lavic.evaluate.systems import IN_ORDER, RANDOM, System, answering, systems_of
-from lavic.files import FolderLock, prepare_output, sha256_file
+from lavic.evaluate.systems import (
+    IN_ORDER,
+    RANDOM,
+    System,
+    answering,
+    check_adapters,
+    systems_of,
+    tuned_otherwise,
+)
+from lavic.files import FolderLock, prepare_output, remove_file
 from lavic.folders import contents
 from lavic.model.adapters import fingerprint
-from lavic.model.load import BaseModel, check_source
+from lavic.model.load import BaseModel
 from lavic.skipped import SkipLog
-from lavic.training.base_model import load_model
+from lavic.training.base_model import check_model, load_model
 from lavic.training.devices import choose_device, choose_precision, make_fabric
 from lavic.training.failures import machine_failures
 from lavic.training.identity import weights_mark
 from lavic.training.run_log import SKIPPED_FILE
-from lavic.tune.conversations import category_file
 from lavic.tune.samples import AskedRow
 from lavic.tune.setup import Choosing, check_conversations, open_store
 
-ANSWERS = "answers"
 KNOWN_OUTPUTS = (
     RESULTS_FILE,
+    LIST_RESULTS.format("*"),
     SUMMARY_FILE,
     PAGE_FILE,
     ANSWERS,
@@ -54,25 +61,62 @@ KNOWN_OUTPUTS = (
 )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A system with what it is asked."""
+
+    system: System
+    choosing: Choosing
+    rows: list[AskedRow]
+
+
 def run(settings: EvaluateSettings, console: Console) -> Outcome:
     """Answer, measure, print and write.
 
     Raises:
-        LavicError: see ``lavic.errors``; answers that are there already are kept for the next run.
+        LavicError: see ``lavic.errors``; what an evaluation has left before stays until this one begins to answer, and
+            answers that are there already are kept for the next run.
     """
-    choose_precision(settings.precision, choose_device(settings.device))
-    check_source(settings.model)
+    check_model(settings)
     check_conversations(settings, settings.split)
     systems = systems_of(settings)
-    with machine_failures(), FolderLock(settings.output_dir):
-        _refuse_other_contents(settings.output_dir)
-        prepare_output(
-            settings.output_dir, resume=not settings.overwrite, overwrite=settings.overwrite, known=KNOWN_OUTPUTS
-        )
-        with SkipLog(settings.output_dir / SKIPPED_FILE) as skipped:
-            settings.save(settings.output_dir)
-            found = _answer_all(settings, systems, skipped, console)
+    folder = settings.output_dir
+    with machine_failures(), FolderLock(folder):
+        _refuse_other_contents(folder)
+        facts = known_facts(settings)
+        if not settings.overwrite:
+            check_same_evaluation(folder, facts, whole=False)
+        prepare_output(folder, resume=True, overwrite=False, known=KNOWN_OUTPUTS)
+        with _skip_log(settings) as skipped:
+            base, asked = _questions(settings, systems, skipped, console)
+            facts["content of --model"] = weights_mark(base.model)
+            _begin(settings, facts, skipped)
+            found = _answer_all(settings, base, asked, facts, console)
             return report(settings, systems, found, skipped, console)
+
+
+def _skip_log(settings: EvaluateSettings) -> SkipLog:
+    """The list of rows left out; an evaluation that is there keeps its own until nothing can be refused."""
+    aside = settings.overwrite or (settings.output_dir / ANSWERS).is_dir()
+    return SkipLog(None if aside else settings.output_dir / SKIPPED_FILE, aside=aside)
+
+
+def _begin(settings: EvaluateSettings, facts: Mapping[str, str], skipped: SkipLog) -> None:
+    """All is checked: only now an evaluation is deleted that is to be replaced.
+
+    Raises:
+        OutputError: the folder holds another evaluation that is not to be replaced, or cannot be written.
+    """
+    folder = settings.output_dir
+    if settings.overwrite:
+        prepare_output(folder, resume=False, overwrite=True, known=KNOWN_OUTPUTS)
+    else:
+        check_same_evaluation(folder, facts)
+    if skipped.path is None:
+        remove_file(folder / SKIPPED_FILE)
+        skipped.keep_at(folder / SKIPPED_FILE)
+    settings.save(folder)
+    save_facts(folder, facts)
 
 
 def _refuse_other_contents(folder: Path) -> None:
@@ -91,27 +135,37 @@ def _refuse_other_contents(folder: Path) -> None:
         raise OutputError(problem, remedy="Choose another --output-dir.")
 
 
-def _answer_all(
+def _questions(
     settings: EvaluateSettings, systems: list[System], skipped: SkipLog, console: Console
-) -> dict[str, Answered]:
-    """All systems' answers, the judged one first, the baselines without a model last."""
+) -> tuple[BaseModel, list[Asked]]:
+    """The model, and what each system is asked: all of it before the first one answers, to refuse at once."""
     own = open_store(settings, console, model=settings.model, device=settings.device, precision=settings.precision)
     stores = stores_of(settings, systems, own)
+    unlike = tuned_otherwise(systems)
+    if unlike:
+        console.warn(f"Not all adapters were tuned alike, so more than the name may tell them apart: {unlike}.")
     base = load_model(settings, console)
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
+    check_adapters(base, model_marks(base), systems)
     questions = Questions(settings, base, stores, skipped)
-    # All of them before the first one answers: what is refused is refused at once.
-    asked = [(system, *questions.of(system)) for system in systems]
-    facts = _common_facts(settings, base, precision)
+    return base, [Asked(system, *questions.of(system)) for system in systems]
+
+
+def _answer_all(
+    settings: EvaluateSettings, base: BaseModel, asked: list[Asked], facts: Mapping[str, str], console: Console
+) -> dict[str, Answered]:
+    """All systems' answers, the judged one first, the baselines without a model last."""
+    device = choose_device(settings.device)
     fingerprint_of = cache(fingerprint)
     found: dict[str, Answered] = {}
-    with make_fabric(device, precision).autocast():
-        for system, choosing, rows in asked:
-            identity = _identity(settings, system, choosing, facts, fingerprint_of)
-            with console.progress(f"Answering: {system.name}", len(rows)) as bar:
-                found[system.name] = _answer(settings, system, choosing, rows, identity, bar)
-    judged = found[systems[0].name].rows
+    with make_fabric(device, choose_precision(settings.precision, device)).autocast():
+        for each in asked:
+            journal = _journal(settings, each, identity_mark({**facts, **_own_facts(settings, each, fingerprint_of)}))
+            if journal.replaced:
+                other = "another adapter, item store or --max_new_tokens"
+                console.warn(f"{journal.path} held answers of {other}; they are replaced.")
+            with console.progress(f"Answering: {each.system.name}", len(each.rows)) as bar:
+                found[each.system.name] = _answer(settings, base, each, journal, bar)
+    judged = asked[0].rows
     for name, answer in _baselines(settings).items():
         found[name] = Answered(judged, answer(judged), 0.0)
     return found
@@ -121,47 +175,30 @@ def _baselines(settings: EvaluateSettings) -> dict[str, Callable[[Rows[AskedRow]
     return {RANDOM: lambda rows: answer_at_random(rows, settings.seed), IN_ORDER: answer_in_order}
 
 
-def _common_facts(settings: EvaluateSettings, base: BaseModel, precision: str) -> dict[str, Any]:
-    """What decides the answers of all systems alike."""
-    names = ("candidate_type", "images_per_item", "max_length", "max_rows", "batch_size")
-    kept = {name: getattr(settings, name) for name in names}
-    files = (category_file(settings, settings.split), settings.item_meta_path, settings.val_data, settings.prompts)
+def _own_facts(
+    settings: EvaluateSettings, asked: Asked, fingerprint_of: Callable[[Path], str]
+) -> dict[str, str | int | None]:
+    """What decides a system's answers beside what all systems have in common."""
+    system, store = asked.system, asked.choosing.catalogue.store
+    shown = {item_id for row in asked.rows for item_id in row.item_ids}
     return {
-        **kept,
-        "files": [None if path is None else sha256_file(path) for path in files],
-        "model": weights_mark(base.model),
-        "precision": precision,
-    }
-
-
-def _identity(
-    settings: EvaluateSettings,
-    system: System,
-    choosing: Choosing,
-    facts: Mapping[str, Any],
-    fingerprint_of: Callable[[Path], str],
-) -> str:
-    """What decides a system's answers; ``facts`` are all systems'."""
-    store = choosing.catalogue.store
-    own = {
+        "candidate_type": settings.candidate_type,
         "adapter": None if system.adapter is None else fingerprint_of(system.adapter),
-        "store": None if store is None else store.mark,
+        "store": None if store is None else store.mark_of(shown, settings.images_per_item),
         "max_new_tokens": settings.max_new_tokens if system.greedy else None,
     }
-    return hashlib.sha256(json.dumps({**facts, **own}, sort_keys=True).encode()).hexdigest()
 
 
-def _answer(
-    settings: EvaluateSettings,
-    system: System,
-    choosing: Choosing,
-    rows: list[AskedRow],
-    identity: str,
-    bar: Progress,
-) -> Answered:
-    journal = Journal(settings.output_dir / ANSWERS / f"{system.name}.jsonl", identity)
-    with answering(choosing.base, system) as model:
-        if system.greedy:
+def _journal(settings: EvaluateSettings, asked: Asked, identity: str) -> Journal:
+    """Of one system and one list of candidates: the answers to another list stay."""
+    name = f"candidates_{settings.candidate_type}_{asked.system.name}.jsonl"
+    return Journal(settings.output_dir / ANSWERS / name, identity)
+
+
+def _answer(settings: EvaluateSettings, base: BaseModel, asked: Asked, journal: Journal, bar: Progress) -> Answered:
+    rows, choosing = asked.rows, asked.choosing
+    with answering(base, asked.system) as model:
+        if asked.system.greedy:
             answers = answer_greedily(
                 model,
                 rows,
@@ -170,7 +207,7 @@ def _answer(
                 journal,
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
-                tokenizer=choosing.base.tokenizer,
+                tokenizer=base.tokenizer,
                 on_rows=bar.advance,
             )
         else:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lavic.embed.identity import what_differs
 from lavic.embed.store import ItemStore
-from lavic.errors import InputError
+from lavic.errors import AdapterError, InputError
 from lavic.evaluate.config import EvaluateSettings
 from lavic.model.accelerations import Accelerations
 from lavic.model.adapters import load_language_adapter
 from lavic.model.load import BaseModel
 from lavic.model.visual_tokens import FiveTokenModel
-from lavic.tune.card import Recommender, read_recommender
+from lavic.prompts import load_prompts
+from lavic.tune.card import Recommender, prompts_mark, read_recommender
 
 LAVIC, GREEDY = "lavic", "lavic_greedy"
 RANDOM, IN_ORDER = "random", "candidate_order"
@@ -47,7 +49,7 @@ def systems_of(settings: EvaluateSettings) -> list[System]:
     Raises:
         AdapterError: a folder is none of lavic tune's.
         InputError: an adapter was tuned with pictures and is to be judged without, or the other way round, or with
-            another number of them.
+            another number of them, or with another wording of the prompt.
     """
     store = None if settings.text_only else settings.item_store
     found: list[System] = []
@@ -86,7 +88,75 @@ def _read(folder: Path, settings: EvaluateSettings, *, text_only: bool, flag: st
             where="--images_per_item",
             remedy="Show it as many pictures as it was tuned with.",
         )
+    if recommender.prompts not in (None, prompts_mark(load_prompts(settings.prompts))):
+        raise InputError(
+            f"the adapter {folder}/ was tuned with another wording of the prompt",
+            where=flag,
+            remedy="Give --prompts as lavic tune was given it.",
+        )
     return recommender
+
+
+def tuned_otherwise(systems: list[System]) -> str:
+    """What the adapters' trainings differ in from the judged one's, in words; "" if in nothing that is known."""
+    judged = systems[0].recommender
+    clauses = [
+        f"{system.name} with {flag} {theirs} ({systems[0].name}: {ours})"
+        for system in systems[1:]
+        if judged is not None and system.recommender is not None
+        for flag, ours, theirs in _trainings(judged, system.recommender)
+        if ours != theirs and None not in (ours, theirs)
+    ]
+    return "; ".join(clauses)
+
+
+def _trainings(judged: Recommender, other: Recommender) -> Iterator[tuple[str, Any, Any]]:
+    """What both say of how they were trained."""
+    yield "optimizer steps", judged.steps, other.steps
+    yield "--seed", judged.seed, other.seed
+    yield "--candidate_type", judged.candidate_type, other.candidate_type
+
+
+def check_adapters(base: BaseModel, marks: Mapping[str, Any], systems: list[System]) -> None:
+    """See that each adapter was tuned on this model and fits it, before one of them answers.
+
+    Args:
+        marks: what the model says of itself, as ``lavic.embed.identity.model_marks`` has it.
+
+    Raises:
+        AdapterError: it was tuned on another model, does not fit, or its weights cannot be read.
+    """
+    for system in {system.adapter: system for system in systems}.values():
+        if system.adapter is None or system.recommender is None:
+            continue
+        known = system.recommender.base
+        different = what_differs(known, marks) if known else ""
+        if different:
+            raise AdapterError(
+                f"it was tuned on {different}",
+                where=str(system.adapter),
+                remedy="Give --model as lavic tune was given it, or another adapter.",
+            )
+        load_language_adapter(base.model, system.adapter).unload()
+        base.model.requires_grad_(False)
+
+
+def check_kind(system: System, store: ItemStore) -> None:
+    """See that a store holds what the system's name says.
+
+    Raises:
+        InputError: it holds other visual tokens.
+    """
+    where = f"--{system.name}_store {store.folder}"
+    if system.name == FULL_TOKENS and not store.all_image_tokens:
+        remedy = "Make one with lavic embed --image_tokens all."
+        raise InputError("the store holds five image tokens a picture, not all", where=where, remedy=remedy)
+    if system.name == UNDISTILLED and store.all_image_tokens:
+        problem = f"the store holds all image tokens, so it belongs to --{FULL_TOKENS}_store"
+        raise InputError(problem, where=where, remedy="Make one with lavic embed and no --adapter.")
+    if system.name == UNDISTILLED and store.about["adapter"] is not None:
+        problem = "the store was made with a stage-1 adapter, so its visual tokens are distilled"
+        raise InputError(problem, where=where, remedy="Make one with lavic embed and no --adapter.")
 
 
 def check_tokens(system: System, store: ItemStore) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lavic.embed.identity import VIEW_FACTS
 from lavic.errors import AdapterError, InputError
 from lavic.files import open_regular, write_json
 from lavic.model.adapters import LoraSettings
+from lavic.prompts import Prompts
 from lavic.tune.scoring import ChoiceQuality
 
 RECOMMENDER_FILE = "recommender.json"
@@ -30,6 +33,9 @@ class Recommender:
         visual_tokens: what made those that it learnt from (model, stage-1 adapter, views); empty if text_only.
         candidate_type: the list it was trained on.
         images_per_item: up to how many pictures of an item it was shown.
+        base: what its base model says of itself, as ``lavic.embed.identity.model_marks`` has it.
+        steps: optimizer steps of the whole run.
+        prompts: ``prompts_mark`` of the wordings it learnt. None and empty: an older file, which does not say.
     """
 
     text_only: bool
@@ -39,6 +45,10 @@ class Recommender:
     weight_decay: float
     num_epochs: int
     images_per_item: int = 1
+    base: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    seed: int | None = None
+    prompts: str | None = None
 
 
 _RECOMMENDER = TypeAdapter(Recommender)
@@ -48,6 +58,12 @@ _ANOTHER = "Give another adapter, or tune it again."
 def made_by(about: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a store's visual tokens what they are, of what ``store.json`` says."""
     return {name: about[name] for name in ("model", "adapter", *VIEW_FACTS) if name in about}
+
+
+def prompts_mark(prompts: Prompts) -> str:
+    """16 hex digits for the wordings of stage 2."""
+    text = json.dumps([prompts.recommend, prompts.candidate])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def write_recommender(folder: Path, recommender: Recommender) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 
 from lavic.console import Console, Outcome
+from lavic.embed.identity import model_marks
 from lavic.model.adapters import attach_language_lora
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.base_model import load_model
@@ -13,7 +14,7 @@ from lavic.training.failures import machine_failures
 from lavic.training.run_log import RunLog
 from lavic.training.runs import TrainingRun, open_run, run_identity
 from lavic.training.session import Session, Trainee, with_lora
-from lavic.tune.card import Recommender, made_by
+from lavic.tune.card import Recommender, made_by, prompts_mark
 from lavic.tune.config import TuneSettings
 from lavic.tune.conversations import category_file
 from lavic.tune.scoring import ChoiceQuality
@@ -67,7 +68,8 @@ def _tune(run: TrainingRun[TuneSettings]) -> Outcome:
     base = load_model(settings, console)
     choosing = prepare(settings, base, store, run.skipped)
     data = collect(settings, choosing, run.skipped)
-    run.begin(base, {"content of --item_store": "" if store is None else store.mark})
+    mark = "" if store is None else store.mark_of(data.item_ids, settings.images_per_item)
+    run.begin(base, {"content of --item_store": mark})
     trainee = with_lora(settings, base, partial(attach_language_lora, lm_head=settings.lm_head))
     with run.logged("rows") as log:
         best = _train_to_end(run, trainee, choosing, data, log)
@@ -91,7 +93,7 @@ def _train_to_end(
             shuffle=settings.shuffle_candidates,
             eos=settings.teach_eos,
             keep_last=settings.keep_last,
-            recommender=_recommender(settings, choosing),
+            recommender=_recommender(settings, choosing, session.total),
             best=run.best_so_far(ChoiceQuality),
         )
         _announce(session, data)
@@ -99,7 +101,7 @@ def _train_to_end(
     return task.best
 
 
-def _recommender(settings: TuneSettings, choosing: Choosing) -> Recommender:
+def _recommender(settings: TuneSettings, choosing: Choosing, steps: int) -> Recommender:
     store = choosing.catalogue.store
     return Recommender(
         text_only=store is None,
@@ -109,6 +111,10 @@ def _recommender(settings: TuneSettings, choosing: Choosing) -> Recommender:
         weight_decay=settings.weight_decay,
         num_epochs=settings.num_epochs,
         images_per_item=settings.images_per_item,
+        base=model_marks(choosing.base),
+        steps=steps,
+        seed=settings.seed,
+        prompts=prompts_mark(choosing.prompts.builder.prompts),
     )
 
 

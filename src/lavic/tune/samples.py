@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from lavic.tune.conversations import SHORTENED, Catalogue
 
 TOO_LONG = "candidates and answer alone are longer than --max_length"
 NO_RIGHT_ITEM = "there is no right item"
+_MENDS = {
+    TOO_LONG: "Give a larger --max_length, or a list of fewer candidates.",
+    NO_RIGHT_ITEM: "Give conversations that name right items in gt_items.",
+}
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,12 @@ def tune_samples(
         NothingLeftError: no sample is left.
     """
     samples: list[TuneSample] = []
+    left_out: Counter[str] = Counter()
     for conversation, given in rows:
         place = conversation.where.rpartition(", ")[2]
         if not conversation.gt_items:
             skipped.add(file=path, where=place, key="gt_items", reason=NO_RIGHT_ITEM)
+            left_out[NO_RIGHT_ITEM] += 1
             continue
         right_items = conversation.gt_items if repeat_right_items else tuple(dict.fromkeys(conversation.gt_items))
         for number, right in enumerate(right_items):
@@ -93,14 +100,24 @@ def tune_samples(
             context = prompts.fit(conversation.context, candidates)
             if context is None:
                 skipped.add(file=path, where=place, reason=TOO_LONG)
+                left_out[TOO_LONG] += 1
                 break
             if context != conversation.context:
                 skipped.note(SHORTENED)
             length = len(prompts.sequence(context, candidates, right).input_ids)
             samples.append(TuneSample(f"{place}, {right}", context, candidates, right, length))
     if not samples:
-        raise NothingLeftError("no conversation can be trained on", where=str(path))
+        raise _nothing_left("no conversation can be trained on", path, left_out)
     return samples
+
+
+def _nothing_left(problem: str, path: Path, left_out: Counter[str]) -> NothingLeftError:
+    """The error with the most frequent reason and its mend; without, where there were no rows."""
+    if not left_out:
+        return NothingLeftError(problem, where=str(path))
+    reason, count = left_out.most_common(1)[0]
+    problem += f"; most frequent reason, {count:,} times: {reason}"
+    return NothingLeftError(problem, where=str(path), remedy=_MENDS[reason])
 
 
 def with_right_item(given: Rows[str], right: str, all_right: frozenset[str], drawn: random.Random) -> list[str]:
@@ -139,6 +156,7 @@ def asked_rows(
         NothingLeftError: no row is left.
     """
     found: list[AskedRow] = []
+    left_out: Counter[str] = Counter()
     for conversation, given in rows:
         if max_rows is not None and len(found) >= max_rows:
             break
@@ -146,6 +164,7 @@ def asked_rows(
         context = prompts.fit(conversation.context, candidates)
         if context is None:
             skipped.add(file=path, where=conversation.where.rpartition(", ")[2], reason=TOO_LONG)
+            left_out[TOO_LONG] += 1
             continue
         if context != conversation.context:
             skipped.note(SHORTENED)
@@ -153,5 +172,5 @@ def asked_rows(
         length = len(prompts.sequence(context, candidates, longest).input_ids)
         found.append(AskedRow(conversation, context, candidates, length))
     if not found:
-        raise NothingLeftError("no conversation can be answered", where=str(path))
+        raise _nothing_left("no conversation can be answered", path, left_out)
     return found
