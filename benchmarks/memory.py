@@ -261,5 +261,14 @@ def show_estimate(result: dict[str, Any], console: Console) -> None:
                 "yes" if nf4 <= 8 else "NO",
             ]
         )
-    header = ["tokens", "recomputed", "activations", "or validating", "bf16 in all", "in 20 GB", "NF4 in all", "in 8 GB"]
+    header = [
+        "tokens",
+        "recomputed",
+        "activations",
+        "or validating",
+        "bf16 in all",
+        "in 20 GB",
+        "NF4 in all",
+        "in 8 GB",
+    ]
     console.table(rows, header=header, title="GB (10^9 bytes), estimated, not measured on a GPU")

@@ -57,3 +57,39 @@ def test_real_products_are_embedded_learnt_and_recommended(world: Path, tmp_path
     given = [json.loads(line) for line in (world / "catalogue" / "test.jsonl").read_text().splitlines()]
     assert [row["context"] for row in answers] == [row["context"] for row in given]
     assert all(row["recommended_st"] in row["candidates_st"] for row in answers)
+
+
+@pytest.mark.parametrize("category", ["all_beauty", "amazon_fashion"])
+def test_public_conversations_without_metadata_or_pictures_take_the_text_only_slot(
+    category: str, tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the public files a few rows are trained on and answered; all of them are read, and cut to length."""
+    public = shared_data / "reddit-amazon" / category
+    if not public.is_dir():
+        pytest.skip("the public conversations are not beside the project")
+    folder, metadata = tmp_path / "world" / category, tmp_path / "none.json"
+    folder.mkdir(parents=True)
+    # Of the public training rows there are none here; the validation rows serve.
+    for split, source in (("train", "valid"), ("valid", "valid"), ("test", "test")):
+        lines = (public / f"{source}.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / f"{split}.jsonl").write_bytes(b"".join(lines[:3] if split == "valid" else lines))
+    metadata.write_text('{"B000000000": {"title": "Nothing that is asked for"}}\n')
+    shared = [
+        "--model",
+        "tiny",
+        "--item_meta_path",
+        metadata,
+        "--val_data",
+        shared_data / "reddit-amazon" / VALID_METADATA,
+    ]
+    shared += ["--conversations", tmp_path / "world", "--category", category, "--text_only"]
+    tuned, found = tmp_path / "tuned", tmp_path / "found"
+    steps = ["--max_steps", 1, "--batch_size", 4, "--log_dir", tmp_path / "logs"]
+    assert command("tune", *shared, *steps, "--output_dir", tuned) == 0
+    said = "".join(capsys.readouterr())
+    assert "candidates without metadata, titled 'No Title'" in said
+    adapter = ["--text_only_adapter", tuned / "trained_lora_adapter"]
+    assert command("evaluate", *shared, *adapter, "--max_rows", 8, "--output_dir", found) == 0
+    systems = json.loads((found / "results.json").read_text())["systems"]
+    assert {name: system["rows"] for name, system in systems.items()} == dict.fromkeys(systems, 8)
+    assert all(system["picture_share"] == 0 for system in systems.values())

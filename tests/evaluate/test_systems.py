@@ -77,19 +77,26 @@ def change_recommender(folder: Path, drop: tuple[str, ...] = (), **changes: Any)
     path.write_text(json.dumps({name: value for name, value in written.items() if name not in drop}))
 
 
+@pytest.mark.parametrize(
+    ("part", "said_of_it"),
+    [
+        ("multi_modal_projector", "another model (tiny, not other)"),
+        ("embed_tokens", "another language model behind the vision side of other"),
+        ("lm_head", "another language model behind the vision side of other"),
+    ],
+)
 def test_an_adapter_of_another_base_of_the_same_shapes_is_refused_without_pictures_too(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, said_of_it: str
 ) -> None:
     other = Path(shutil.copytree(TINY_FOLDER, tmp_path / "other"))
     weights = load_file(other / "model.safetensors")
-    name = next(name for name in weights if "multi_modal_projector" in name)
+    name = next(name for name in weights if part in name)
     save_file({**weights, name: weights[name] + 1}, other / "model.safetensors", {"format": "pt"})
     adapter = world / "text" / ADAPTER_FOLDER
     words = evaluate_flags(world, tmp_path / "out", model=other, text_only=True, text_only_adapter=adapter)
     said = refused(capsys, words)
     assert said == (
-        f"{adapter}: it was tuned on another model (tiny, not other). "
-        "Give --model as lavic tune was given it, or another adapter."
+        f"{adapter}: it was tuned on {said_of_it}. Give --model as lavic tune was given it, or another adapter."
     )
     # An older file does not say what its base was.
     change_recommender(adapter, drop=ADDED)
@@ -157,14 +164,14 @@ def test_a_comparison_of_unlike_trainings_is_warned_of_once(
 
 
 def test_looking_at_an_adapter_leaves_the_model_as_it_was(shop: Path) -> None:
-    from lavic.embed.identity import model_marks
+    from lavic.embed.identity import base_marks
     from lavic.evaluate.systems import check_adapters
     from lavic.model.load import load_base
 
     base = load_base("tiny")
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     folder = shop / "tuned" / ADAPTER_FOLDER
-    check_adapters(base, model_marks(base), [System("lavic", folder, None, read_recommender(folder))])
+    check_adapters(base, base_marks(base), [System("lavic", folder, None, read_recommender(folder))])
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

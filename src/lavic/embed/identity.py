@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,23 @@ def vision_mark(model: nn.Module) -> str:
     its files are), and the language model does not count: it may be quantised, or carry LoRA. LoRA on the vision side
     does not count while it is not merged.
     """
+    return _mark(model, [f"model.{part}" for part in VISION_PARTS])
+
+
+def language_mark(model: nn.Module) -> str:
+    """The same for the language model, of what 4-bit weights and an adapter leave as it is: words and norms."""
+    return _mark(model, ["model.language_model", "lm_head"], only=("embed_tokens", "norm", "lm_head"))
+
+
+def _mark(model: nn.Module, parts: Sequence[str], only: tuple[str, ...] = ("",)) -> str:
+    """Of some parts' weights without LoRA, if their names hold one of ``only``."""
     digest = hashlib.sha256()
-    for part in VISION_PARTS:
-        for name, tensor in sorted(model.get_submodule(f"model.{part}").state_dict().items()):
-            if "lora_" in name:
-                continue
-            name = name.replace(".base_layer.", ".")
-            digest.update(f"{part}.{name} {tuple(tensor.shape)}\n".encode())
-            digest.update(sampled_values(tensor, rounded_to=torch.bfloat16))
+    for part in parts:
+        for name, tensor in sorted(model.get_submodule(part).state_dict().items()):
+            name = f"{part.removeprefix('model.')}.{name.replace('base_layer.', '')}"
+            if "lora_" not in name and any(each in name for each in only):
+                digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+                digest.update(sampled_values(tensor, rounded_to=torch.bfloat16))
     return digest.hexdigest()
 
 
@@ -73,6 +82,11 @@ def model_marks(base: BaseModel, image_tokens: str = FIVE) -> dict[str, Any]:
     }
 
 
+def base_marks(base: BaseModel) -> dict[str, Any]:
+    """What a model says of itself to whoever tunes it: the same, and its language model's mark."""
+    return {**model_marks(base), "language": language_mark(base.model)}
+
+
 def library_versions() -> dict[str, str]:
     """Of lavic and of the libraries that decide the last bits."""
     found = versions()
@@ -85,6 +99,8 @@ def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if "model" in wanted and known["model"]["mark"] != wanted["model"]["mark"]:
         was, now = known["model"]["name"], wanted["model"]["name"]
         clauses.append(f"other weights of the model {was}" if was == now else f"another model ({was}, not {now})")
+    elif "language" in wanted and known.get("language") != wanted["language"]:
+        clauses.append(f"another language model behind the vision side of {wanted['model']['name']}")
     if "adapter" in wanted and _fingerprint(known) != _fingerprint(wanted):
         clauses.append(f"another stage-1 adapter ({_fingerprint(known)}, not {_fingerprint(wanted)})")
     if "image_tokens" in wanted and known["image_tokens"] != wanted["image_tokens"]:

@@ -16,7 +16,6 @@ Later lines count for more. Rows are numbered as they come, so the ledger tells 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +46,6 @@ class Ledger:
         bad: (item ID, number of the picture) -> why it cannot be used, of pictures without a row.
         rows: how many there are, superseded ones included.
         length: bytes of the whole lines.
-        mark: of these bytes.
         run: what the last run began with, if it did not finish; else None.
         run_start: the first row that it could have added.
     """
@@ -56,7 +54,6 @@ class Ledger:
     bad: dict[tuple[str, int], str] = field(default_factory=dict)
     rows: int = 0
     length: int = 0
-    mark: str = ""
     run: Mapping[str, Any] | None = None
     run_start: int = 0
 
@@ -107,7 +104,6 @@ def read_ledger(folder: Path) -> Ledger:
         raise
     ledger = Ledger(length=data.rfind(b"\n") + 1)
     data = data[: ledger.length]
-    ledger.mark = hashlib.blake2b(data, digest_size=16).hexdigest()
     for number, line in enumerate(_parsed(data, path), 1):
         try:
             ledger.take(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lavic.config import CONFIG_FILE, VERSIONS_FILE
 from lavic.console import Console, Outcome, Progress
-from lavic.embed.identity import model_marks
+from lavic.embed.identity import base_marks
 from lavic.errors import OutputError
 from lavic.evaluate.answers import (
     Answer,
@@ -145,7 +145,7 @@ def _questions(
     if unlike:
         console.warn(f"Not all adapters were tuned alike, so more than the name may tell them apart: {unlike}.")
     base = load_model(settings, console)
-    check_adapters(base, model_marks(base), systems)
+    check_adapters(base, base_marks(base), systems)
     questions = Questions(settings, base, stores, skipped)
     return base, [Asked(system, *questions.of(system)) for system in systems]
 

@@ -121,7 +121,7 @@ def check_adapters(base: BaseModel, marks: Mapping[str, Any], systems: list[Syst
     """See that each adapter was tuned on this model and fits it, before one of them answers.
 
     Args:
-        marks: what the model says of itself, as ``lavic.embed.identity.model_marks`` has it.
+        marks: what the model says of itself, as ``lavic.embed.identity.base_marks`` has it.
 
     Raises:
         AdapterError: it was tuned on another model, does not fit, or its weights cannot be read.

@@ -33,7 +33,7 @@ class Recommender:
         visual_tokens: what made those that it learnt from (model, stage-1 adapter, views); empty if text_only.
         candidate_type: the list it was trained on.
         images_per_item: up to how many pictures of an item it was shown.
-        base: what its base model says of itself, as ``lavic.embed.identity.model_marks`` has it.
+        base: what its base model says of itself, as ``lavic.embed.identity.base_marks`` has it.
         steps: optimizer steps of the whole run.
         prompts: ``prompts_mark`` of the wordings it learnt. None and empty: an older file, which does not say.
     """

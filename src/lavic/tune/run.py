@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 
 from lavic.console import Console, Outcome
-from lavic.embed.identity import model_marks
+from lavic.embed.identity import base_marks
 from lavic.model.adapters import attach_language_lora
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.base_model import load_model
@@ -111,7 +111,7 @@ def _recommender(settings: TuneSettings, choosing: Choosing, steps: int) -> Reco
         weight_decay=settings.weight_decay,
         num_epochs=settings.num_epochs,
         images_per_item=settings.images_per_item,
-        base=model_marks(choosing.base),
+        base=base_marks(choosing.base),
         steps=steps,
         seed=settings.seed,
         prompts=prompts_mark(choosing.prompts.builder.prompts),
