@@ -17,6 +17,8 @@ from lavic.training.run_view import RunView
 
 _PICTURES = 24
 _PNG_PICTURES = 8
+#: Size of the words under a picture in points, and how many characters of that size stand below one.
+_PNG_FONT, _PNG_CHARACTERS = 8.5, 42
 _GREEN, _RED = "#1a7f37", "#c62828"
 
 _STYLE = """
@@ -123,19 +125,14 @@ def _words(axes: Any, item: ToyItem, text: str, who: str, line: int) -> None:
     """One line of attribute words under a picture, each green where right and red where wrong."""
     right = right_attributes(item, text)
     spans = wordings_named(text)
-    style: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": 8.5, "annotation_clip": False}
-    label = axes.annotate(who, (-0.16, -0.1 - 0.1 * line), color="#888", **style)
-    for name in ATTRIBUTES:
-        word = text[slice(*spans[name])] if name in spans else "?"
-        label = axes.annotate(
-            f" {word}",
-            xy=(1, 0),
-            xycoords=label,
-            va="bottom",
-            fontsize=8.5,
-            color=_GREEN if right[name] else _RED,
-            annotation_clip=False,
-        )
+    words = {name: text[slice(*spans[name])] if name in spans else "?" for name in ATTRIBUTES}
+    # Smaller where it would run into the next picture's.
+    size = _PNG_FONT * min(1.0, _PNG_CHARACTERS / len(" ".join((who, *words.values()))))
+    style: dict[str, Any] = {"fontsize": size, "annotation_clip": False}
+    label = axes.annotate(who, (-0.16, -0.1 - 0.1 * line), xycoords="axes fraction", color="#888", **style)
+    for name, word in words.items():
+        colour = _GREEN if right[name] else _RED
+        label = axes.annotate(f" {word}", xy=(1, 0), xycoords=label, va="bottom", color=colour, **style)
 
 
 def _png_curve(axes: Any, curve: RunView) -> None:
