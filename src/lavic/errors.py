@@ -14,6 +14,11 @@ LavicError                 exit code 2, one sentence: where, what is wrong, what
 from __future__ import annotations
 
 
+def system_words(error: OSError | ValueError) -> str:
+    """What the system says of a path: a ValueError too, which Python raises for one with a null character."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 class LavicError(Exception):
     """A problem with a place and a mend.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypedDict
 
@@ -34,14 +35,14 @@ def data_paths(folder: Path, train_metadata: str = TRAIN_METADATA) -> DataPaths:
     }
 
 
-def data_flags(folder: Path) -> str:
-    """The parts of the data set in a folder as flags of a command line."""
-    return " ".join(f"--{name} {path}" for name, path in data_paths(folder).items())
+def data_flags(folder: Path, parts: Collection[str] = ("train", "val")) -> str:
+    """The data set in a folder as flags of a command line, or a part of it."""
+    return " ".join(f"--{name} {path}" for name, path in data_paths(folder).items() if name.startswith(tuple(parts)))
 
 
-def distill_command(folder: Path) -> str:
+def distill_command(folder: Path, parts: Collection[str] = ("train", "val")) -> str:
     """What to call next on a data set: the tiny model, which needs no download."""
-    return f"lavic distill --model tiny {data_flags(folder)}"
+    return f"lavic distill --model tiny {data_flags(folder, parts)}".rstrip()
 
 
 def conversation_files(folder: Path) -> dict[str, dict[str, Path]]:

@@ -21,6 +21,12 @@ MAX_REMEMBERED = 1_000_000  # 16 bytes a row, to list a picture that fails in ev
 OTHER_REASON = "other reasons"
 
 
+def most_frequent(reasons: Counter[str]) -> str:
+    """For a sentence about rows that were left out; there must be a reason."""
+    reason, count = reasons.most_common(1)[0]
+    return f"most frequent reason, {count:,} times: {reason}"
+
+
 class SkipLog:
     """Counts what was left out, and lists each case once.
 

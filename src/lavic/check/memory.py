@@ -194,9 +194,12 @@ def _vision(config: Any, size: int, settings: DistillSettings, *, on_gpu: bool) 
 def _language(config: Any, size: int, settings: DistillSettings) -> float:
     """Bytes a position and layer: frozen weights need no inputs, but norms, attention and gates do."""
     width, inner = config.hidden_size, config.intermediate_size
-    # gate and up, and without the short cut the gate's activation.
-    gates = 2 if settings.lean_language else 3
-    return float(size * (gates * inner + 6 * width) + 2.25 * _norm_size(size, settings) * width)
+    return float(size * (_gates(settings) * inner + 6 * width) + 2.25 * _norm_size(size, settings) * width)
+
+
+def _gates(settings: TrainingSettings) -> int:
+    """What a gated layer keeps as wide as its inside: gate, up, and without the short cut the gate's activation."""
+    return 2 if settings.lean_language else 3
 
 
 def _norm_size(size: int, settings: TrainingSettings) -> int:
@@ -214,11 +217,11 @@ def _trained_language(config: Any, size: int, settings: TuneSettings, *, on_gpu:
     always = 2 * _norm_size(size, settings) * width + size * (2 * width + states)
     masks = 6 * width + inner  # of dropout: in front of q, k, v, o, gate and up, and of down
     if settings.lean_lora:
-        # Both norms' outputs, which q, k, v and gate, up share; gate, up, and else its activation and their product.
-        return float(always + size * (2 * width + (2 if settings.lean_language else 4) * inner) + masks)
-    # gate, up, and else its activation; what comes out of each dropout. A CPU's mask is fp32, a GPU's has one byte.
-    gates = 2 if settings.lean_language else 3
-    return float(always + size * gates * inner + masks * (size + (1 if on_gpu else 4)))
+        # Both norms' outputs, which q, k, v and gate, up share; behind the gates also their product.
+        product = 0 if settings.lean_language else 1
+        return float(always + size * (2 * width + (_gates(settings) + product) * inner) + masks)
+    # What comes out of each dropout too. A CPU's mask is fp32, a GPU's has one byte.
+    return float(always + size * _gates(settings) * inner + masks * (size + (1 if on_gpu else 4)))
 
 
 def _scoring(config: Any, size: int, lengths: Lengths, rows: int) -> float:

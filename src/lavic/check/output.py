@@ -13,7 +13,7 @@ from typing import TypeVar
 from lavic.check.findings import Counts, Finding, gigabytes, no_go, ok, plural, refused, warning
 from lavic.check.model import ModelFacts
 from lavic.distill.config import DistillSettings
-from lavic.errors import LavicError
+from lavic.errors import LavicError, system_words
 from lavic.folders import LOCK_NAME, contents
 from lavic.training.checkpoints import read_state
 from lavic.training.identity import check_same_run
@@ -140,7 +140,7 @@ def _impossible(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError) as error:
-        return str(getattr(error, "strerror", None) or error)
+        return system_words(error)
     return ""
 
 

@@ -26,7 +26,7 @@ from lavic.crawl.tally import Tally
 from lavic.crawl.targets import require_files
 from lavic.errors import ConfigError
 from lavic.rendering import duration
-from lavic.skipped import SkipLog
+from lavic.skipped import SkipLog, most_frequent
 
 SKIPPED_NAME = "crawl_skipped.jsonl"
 # Files that are open besides the connections.
@@ -126,9 +126,8 @@ def _allow_files(workers: int) -> None:
 
 def _tell_skipped(skipped: SkipLog, console: Console) -> None:
     if skipped.count:
-        reason, times = skipped.by_reason.most_common(1)[0]
         console.warn(
-            f"{skipped.count:,} rows of the metadata cannot be used (most frequent reason, {times:,} times: {reason}); "
+            f"{skipped.count:,} rows of the metadata cannot be used ({most_frequent(skipped.by_reason)}); "
             f"{skipped.path} lists them."
         )
     for note, times in skipped.notes.most_common():

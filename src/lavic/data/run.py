@@ -9,7 +9,7 @@ from typing import Any
 from lavic.console import Console, Outcome
 from lavic.data.config import BuildSettings, ConvertSettings, SubsetSettings
 from lavic.errors import ConfigError
-from lavic.layout import data_flags, data_paths, distill_command
+from lavic.layout import data_flags, distill_command
 
 
 def run_convert(settings: ConvertSettings, console: Console) -> Outcome:
@@ -102,15 +102,9 @@ def run_subset(settings: SubsetSettings, console: Console) -> Outcome:
     if not counts["valid_pictures"]:
         console.warn("no validation picture belongs to the items that were taken: stage 1 needs others to validate on.")
     folder = settings.output_dir
-    return _done({"output_dir": folder, **counts}, folder, console, f"Next: {_distill_subset(folder, counts)}")
-
-
-def _distill_subset(folder: Path, counts: dict[str, Any]) -> str:
-    """What to call next, with the flags of what was taken; a part without pictures has no metadata file either."""
-    parts = {"train": ("train_data", "train_images_dir"), "valid": ("val_data", "val_images_dir")}
-    there = [name for part, names in parts.items() if counts[f"{part}_pictures"] for name in names]
-    flags = [f"--{name} {path}" for name, path in data_paths(folder).items() if name in there]
-    return " ".join(["lavic distill --model tiny", *flags])
+    # A part without pictures has no metadata file either.
+    parts = [part for part, key in (("train", "train_pictures"), ("val", "valid_pictures")) if counts[key]]
+    return _done({"output_dir": folder, **counts}, folder, console, f"Next: {distill_command(folder, parts)}")
 
 
 def run_build(settings: BuildSettings, console: Console) -> Outcome:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lavic.distill.config import DistillSettings
 from lavic.distill.samples import collect_samples, require_samples
 from lavic.distill.teacher import TeacherStore, open_teacher
-from lavic.errors import InputError
+from lavic.errors import InputError, system_words
 from lavic.files import open_regular
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
 from lavic.model.accelerations import Accelerations
@@ -80,9 +80,9 @@ def _check_folder(folder: Path) -> None:
     except NotADirectoryError:
         raise InputError("this is not a folder", where=str(folder), remedy=_IMAGES_REMEDY) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        missing = isinstance(error, FileNotFoundError)
-        problem = "the folder with the pictures does not exist" if missing else f"the folder cannot be read ({reason})"
+        problem = f"the folder cannot be read ({system_words(error)})"
+        if isinstance(error, FileNotFoundError):
+            problem = "the folder with the pictures does not exist"
         raise InputError(problem, where=str(folder), remedy=_IMAGES_REMEDY) from None
 
 

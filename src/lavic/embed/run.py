@@ -24,7 +24,7 @@ from lavic.files import FolderLock, prepare_output
 from lavic.folders import contents
 from lavic.model.load import check_source, load_base, public_name
 from lavic.rendering import duration
-from lavic.skipped import SkipLog
+from lavic.skipped import SkipLog, most_frequent
 from lavic.training.devices import choose_device, choose_precision, weights_dtype
 from lavic.training.failures import machine_failures
 from lavic.training.interrupts import Interrupts, StopRequested
@@ -144,9 +144,8 @@ def _require_pictures(settings: EmbedSettings, found: Found, ledger: Ledger, ski
     lists = f"{skipped.path} lists them all." if skipped.count else ""
     if not found.items:
         raise NothingLeftError("there are no items in it", where=where, remedy=lists)
-    reason, count = skipped.by_reason.most_common(1)[0]
     raise NothingLeftError(
-        f"none of the {found.items:,} items has a picture; most frequent reason, {count:,} times: {reason}",
+        f"none of the {found.items:,} items has a picture; {most_frequent(skipped.by_reason)}",
         where=where,
         remedy=f"Check --train_images_dir and --val_images_dir. {lists}",
     )

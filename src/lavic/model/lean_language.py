@@ -33,13 +33,13 @@ def lean_language_forward(module: nn.Module) -> Callable[..., Tensor] | None:
 
 def _gated(module: Any, x: Tensor) -> Tensor:
     gate, up, down = module.gate_proj(x), module.up_proj(x), module.down_proj
-    if _is_lean_lora(down):
-        call = LoraCall.of(down, up)
-        if call.dtype == gate.dtype == up.dtype:
-            with torch.autocast(up.device.type, enabled=False):
-                through: Tensor = _GatedLora.apply(gate, up, *call.tensors, call.scale)
-            return through
-    out: Tensor = down(_Gate.apply(gate, up))
+    out: Tensor
+    if not _is_lean_lora(down):
+        out = down(_Gate.apply(gate, up))
+        return out
+    call = LoraCall.of(down, up)
+    with torch.autocast(up.device.type, enabled=False):
+        out = _GatedLora.apply(gate.to(call.dtype), up.to(call.dtype), *call.tensors, call.scale)
     return out
 
 

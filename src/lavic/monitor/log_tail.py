@@ -7,7 +7,7 @@ import re
 from collections import deque
 from pathlib import Path
 
-from lavic.errors import InputError
+from lavic.errors import InputError, system_words
 from lavic.rendering import printable
 from lavic.training.growing_file import GrowingFile
 from lavic.training.run_view import RunView
@@ -90,7 +90,7 @@ def newest_log(log_dir: Path) -> Path | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=str(log_dir)) from error
+        raise InputError(f"cannot be read ({system_words(error)})", where=str(log_dir)) from error
     return log_dir / max(names) if names else None
 
 

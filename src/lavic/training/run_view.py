@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lavic.errors import InputError
+from lavic.errors import InputError, system_words
 from lavic.skipped import MAX_REASONS, OTHER_REASON
 from lavic.training.growing_file import GrowingFile
 from lavic.training.run_log import EVENTS_FILE, SKIPPED_FILE, parse_row
@@ -233,7 +233,7 @@ def _check_folder(path: Path) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=str(path)) from error
+        raise InputError(f"cannot be read ({system_words(error)})", where=str(path)) from error
     if not is_folder:
         raise InputError("is not a folder", where=str(path))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lavic.errors import NothingLeftError
 from lavic.formats import Conversation
 from lavic.model.recommendation import Candidate, RecommendationPrompts
-from lavic.skipped import SkipLog
+from lavic.skipped import SkipLog, most_frequent
 from lavic.tune.conversations import SHORTENED, Catalogue
 
 TOO_LONG = "candidates and answer alone are longer than --max_length"
@@ -115,9 +115,8 @@ def _nothing_left(problem: str, path: Path, left_out: Counter[str]) -> NothingLe
     """The error with the most frequent reason and its mend; without, where there were no rows."""
     if not left_out:
         return NothingLeftError(problem, where=str(path))
-    reason, count = left_out.most_common(1)[0]
-    problem += f"; most frequent reason, {count:,} times: {reason}"
-    return NothingLeftError(problem, where=str(path), remedy=_MENDS[reason])
+    mend = _MENDS[left_out.most_common(1)[0][0]]
+    return NothingLeftError(f"{problem}; {most_frequent(left_out)}", where=str(path), remedy=mend)
 
 
 def with_right_item(given: Rows[str], right: str, all_right: frozenset[str], drawn: random.Random) -> list[str]:
