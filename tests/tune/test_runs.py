@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from lavic.formats import NO_TITLE
 from lavic.model.adapters import canonical_key, language_linears
 from lavic.model.choices import ChoiceScores, score_choices
 from lavic.model.load import TINY, load_base
+from lavic.model.losses import TargetLoss
 from lavic.training import base_model
 from lavic.training.checkpoints import CHECKPOINT_FILE
 from lavic.training.loop import Trainer
 from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS
-from lavic.tune import scoring
+from lavic.tune import scoring, task
 from lavic.tune.card import RECOMMENDER_FILE, read_recommender
 from lavic.tune.config import PUBLISHED, TuneSettings
 from lavic.tune.task import ADAPTER_FOLDER, TuneMicroStep, TuneTask
@@ -175,6 +177,26 @@ def test_scores_that_are_no_numbers_end_the_run_in_one_sentence(
     assert "the scores of candidates are no finite numbers" in capsys.readouterr().err
     # Nothing is kept that each repetition would stumble over.
     assert not any("nan" in path.read_text().lower() for path in (tmp_path / "ev" / "answers").iterdir())
+
+
+def test_only_the_conversation_whose_own_loss_is_not_finite_is_named(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, drawn = task.target_loss, []
+
+    def of_the_third(*arguments: Any, **more: Any) -> TargetLoss:
+        loss = original(*arguments, **more)
+        return replace(loss, nats=loss.nats.masked_fill(loss.rows == 2, torch.nan))
+
+    def named(self: TuneTask, *arguments: Any) -> TuneMicroStep:
+        drawn.append(made(self, *arguments))
+        return drawn[-1]
+
+    made = TuneTask._micro_step
+    monkeypatch.setattr(task, "target_loss", of_the_third)
+    monkeypatch.setattr(TuneTask, "_micro_step", named)
+    assert run_command_line(tune_flags(shop, tmp_path / "out")) == 2
+    assert f"the loss of step 1 is nan, with {drawn[0].names[2]} in it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_published_is_at_odds_with_its_contrary(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

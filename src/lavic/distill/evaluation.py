@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -136,25 +136,11 @@ def _count(sums: LossSums, loss: TargetLoss, names: tuple[str, ...]) -> None:
     try:
         sums.add(loss, len(names))
     except TrainingError:
-        astray = first_of([names[row] for row in rows_astray(loss)] or names)
+        astray = first_of([names[row] for row in loss.rows_astray] or names)
         raise TrainingError(
             f"the validation loss of {astray} is not finite",
             remedy="Look at these samples; or lower --lr, or use another --precision.",
         ) from None
-
-
-def rows_astray(loss: TargetLoss) -> list[int]:
-    """The rows of a batch with a token whose loss, or divergence from the teacher, is not finite."""
-    fine = loss.nats.isfinite()
-    if loss.divergences is not None:
-        fine = fine & loss.divergences.isfinite()
-    return sorted(set(loss.rows[~fine].tolist()))
-
-
-def without_gradient(loss: TargetLoss) -> TargetLoss:
-    """The same numbers, which can be kept without what made them."""
-    divergences = None if loss.divergences is None else loss.divergences.detach()
-    return replace(loss, nats=loss.nats.detach(), divergences=divergences)
 
 
 def names_of(dataset: MicroBatches, indices: Rows[int]) -> tuple[str, ...]:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lavic.distill.card import CardFacts, model_card
 from lavic.distill.criteria import write_val_metrics
-from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, rows_astray, validate, without_gradient
+from lavic.distill.evaluation import ValidationLoss, batch_loss, names_of, validate
 from lavic.distill.samples import costs
 from lavic.distill.teacher import TeacherStore
 from lavic.errors import NothingLeftError
 from lavic.model.adapters import set_lora_dropout
-from lavic.model.losses import TEXT_ALONE, Objective, TargetLoss
+from lavic.model.losses import TEXT_ALONE, Objective
 from lavic.model.prefix_cache import PrefixCache
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.training.loaders import MicroBatch, MicroBatches, micro_batches
@@ -52,7 +52,7 @@ class DistillMicroStep:
             teacher = task.teacher.tokens_of([task.train.samples[index] for index in self.batch.indices])
         with task.fabric.autocast():
             loss = batch_loss(task.model, self.batch, task.prefix, teacher, task.objective)
-            task.judged = without_gradient(loss)
+            task.judged = loss.detached()
             if loss.divergences is not None:
                 task.parts.append((float(loss.total.detach()), float(loss.divergences.detach().sum())))
             return loss.weighed(task.objective)
@@ -68,7 +68,6 @@ class DistillTask(TrainTask):
         last: the last validation.
         best: validation of the adapter that is saved.
         teacher: its probabilities at every target token; None for an objective without them.
-        judged: the losses of the last micro-batch.
         parts: of the step that is being done, (nats, divergence) of each micro-batch; empty without a teacher.
     """
 
@@ -82,7 +81,6 @@ class DistillTask(TrainTask):
     teacher: TeacherStore | None = None
     last: ValidationLoss | None = None
     best: ValidationLoss | None = None
-    judged: TargetLoss | None = None
     unreadable: set[int] = field(default_factory=set)
     parts: list[tuple[float, float]] = field(default_factory=list)
 
@@ -125,12 +123,6 @@ class DistillTask(TrainTask):
                     self.parts.clear()
                     yield group
                     group = []
-
-    def astray(self, micro: MicroStep) -> tuple[str, ...]:
-        """The pictures of the last micro-batch with a token whose loss is not finite."""
-        rows = [] if self.judged is None else rows_astray(self.judged)
-        # All where each is finite and only their sum is not.
-        return tuple(micro.names[row] for row in rows) or micro.names
 
     def parts_of(self, report: StepReport) -> dict[str, float]:
         """The step's nats and divergence per target token, by what the log calls them; nothing without a teacher."""

@@ -6,7 +6,7 @@ Logits are made nowhere else, and in chunks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,19 @@ class TargetLoss:
     def total(self) -> Tensor:
         """Sum of the nats of all target tokens, EOS included."""
         return self.nats.sum()
+
+    @property
+    def rows_astray(self) -> list[int]:
+        """The sequences with a token whose loss, or divergence from the teacher, is not finite; ascending."""
+        fine = self.nats.isfinite()
+        if self.divergences is not None:
+            fine = fine & self.divergences.isfinite()
+        return sorted(set(self.rows[~fine].tolist()))
+
+    def detached(self) -> TargetLoss:
+        """The same numbers, which can be kept without what made them."""
+        divergences = None if self.divergences is None else self.divergences.detach()
+        return replace(self, nats=self.nats.detach(), divergences=divergences)
 
     def weighed(self, objective: Objective) -> Tensor:
         """Sum of what training minimises over the same tokens; what is differentiated."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from lavic.console import Console, Progress
 from lavic.model.adapters import LoraSettings, save_adapter
+from lavic.model.losses import TargetLoss
 from lavic.skipped import SkipLog
 from lavic.training.checkpoints import CHECKPOINT_FILE, RunState, save_checkpoint
 from lavic.training.loop import MicroStep, StepReport
@@ -28,6 +29,7 @@ class TrainTask:
     Attributes:
         wrapped: the model with LoRA, whose parameters these are.
         batch_size: samples of a micro-batch; ``accumulation`` micro-batches make an optimizer step.
+        judged: the losses of the last micro-batch, one row a sample.
         best: validation of the adapter that is saved, a dataclass of figures.
         told: how many rows and pictures left out the text log has been told of.
     """
@@ -47,6 +49,7 @@ class TrainTask:
     log: RunLog
     console: Console
     bar: Progress
+    judged: TargetLoss | None = None
     best: Any = None
     told: int = 0
     noticed: set[str] = field(default_factory=set)
@@ -58,8 +61,10 @@ class TrainTask:
             self.console.warn(notice)
 
     def astray(self, micro: MicroStep) -> tuple[str, ...]:
-        """All of its samples: a task that knows the loss of each names those that it is."""
-        return micro.names
+        """The samples of the last micro-batch with a token whose loss is not finite."""
+        rows = [] if self.judged is None else self.judged.rows_astray
+        # All where each is finite and only their sum is not.
+        return tuple(micro.names[row] for row in rows) or micro.names
 
     def parts_of(self, report: StepReport) -> dict[str, float]:
         """Further losses of the step per target token, by what the log calls them."""

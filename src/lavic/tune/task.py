@@ -54,7 +54,9 @@ class TuneMicroStep:
         with task.fabric.autocast():
             hidden = task.model.hidden_states(batch, visual_tokens)
             everywhere = not task.model.accelerations.target_logits
-            return target_loss(hidden, task.model.lm_head, batch, everywhere=everywhere).total
+            loss = target_loss(hidden, task.model.lm_head, batch, everywhere=everywhere)
+            task.judged = loss.detached()
+            return loss.total
 
 
 @dataclass(kw_only=True)
