@@ -25,11 +25,11 @@ import torch
 from lavic.console import Console
 from lavic.describe.batches import plan_batches, read_ahead
 from lavic.describe.engines import Request, Speech, picture_seed
-from lavic.describe.lengths import picture_size
 from lavic.describe.sides import Picture
 from lavic.describe.teacher_prompt import teacher_prompt
 from lavic.describe.transformers_engine import TransformersEngine
 from lavic.errors import ImageError
+from lavic.images import picture_size
 from lavic.model.load import load_base
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop.catalogue import plan_catalogue

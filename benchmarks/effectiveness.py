@@ -23,7 +23,8 @@ from typing import Any
 from lavic.console import Console
 from lavic.demo.config import DemoSettings
 from lavic.demo.run import run
-from lavic.files import read_json, write_json
+from lavic.files import read_json, sha256_file, write_json
+from lavic.model.load import TINY_FOLDER
 
 SYSTEMS = ("text_only", "undistilled", "lavic", "full_tokens")
 
@@ -33,14 +34,15 @@ def world(work: Path, seed: int, arguments: argparse.Namespace, console: Console
     folder = work / f"seed-{seed}"
     names = ("items", "steps", "tune_steps", "full_tokens")
     asked = {"seed": seed, **{name: getattr(arguments, name) for name in names}}
+    mark = {"model": sha256_file(TINY_FOLDER / "model.safetensors")}
     kept = folder.with_suffix(".json")
     if kept.exists():
         found: dict[str, Any] = read_json(kept)
-        if found["asked"] == asked:
+        if found["asked"] == asked | mark:
             return found
     run(DemoSettings(output_dir=folder, undistilled=True, workers=arguments.workers, **asked), console)
     summary = read_json(folder / "summary.json")
-    found = {"asked": asked, **{key: summary[key] for key in ("hr@1", "hr@1_interval", "test_conversations")}}
+    found = {"asked": asked | mark, **{key: summary[key] for key in ("hr@1", "hr@1_interval", "test_conversations")}}
     write_json(kept, found)
     return found
 

@@ -1,24 +1,23 @@
 """Does learning the teacher's probabilities (kl) need fewer steps than learning its text (nll)?
 
-    python benchmarks/objectives.py [--steps N] [--items N] [--seeds N] [--work FOLDER] [--json FILE]
+    python benchmarks/objectives.py [--steps N] [--items N] [--seeds 0 1 2] [--work FOLDER] [--json FILE]
 
 A toy shop is drawn, ``lavic describe --top_logits`` stores the tiny teacher's probabilities, and ``lavic distill``
 trains each objective with each seed: runs of 25, 50 and 100 % of the steps, each with a schedule of its own length, so
 that half of the steps means a run that was planned for half of them. Loss and described attributes are measured on
-held-out pictures, by the code of the demo. One thread and the defaults take about 25 minutes.
+held-out pictures, by the code of the demo. A run that is done is not done again: after a stop the same command goes on,
+and several at once, each with its own seeds, can share a folder once the catalogue is described.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,16 @@ from lavic.describe.run import run as run_describe
 from lavic.distill.config import DistillSettings
 from lavic.distill.run import run as run_distill
 from lavic.distill.task import ADAPTER_FOLDER
+from lavic.files import read_json, sha256_file, write_json
 from lavic.layout import VALID_IMAGES, data_paths
 from lavic.model.adapters import load_vision_adapter
 from lavic.model.full_tokens import FullTokenModel
-from lavic.model.load import TINY, load_base
+from lavic.model.load import TINY, TINY_FOLDER, load_base
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
 from lavic.toyshop.catalogue import ToyItem, plan_catalogue, write_catalogue
-from lavic.training.run_log import EVENTS_FILE, read_rows
+from lavic.training.run_log import EVENTS_FILE, read_events
 
 OBJECTIVES = ("nll", "kl", "nll+kl")
 SHARES = (25, 50, 100)
@@ -87,15 +87,25 @@ class Bench:
     held_out: tuple[ToyItem, ...] = field(default=())
 
     def prepare(self) -> None:
-        """Draw the catalogue and store the teacher's probabilities."""
+        """Draw the catalogue and store the teacher's probabilities, unless that is done."""
         self.held_out = tuple(plan_catalogue(self.items, 0)[1])
-        write_catalogue(self.work / "toyshop", self.items, 0)
+        self.work.mkdir(parents=True, exist_ok=True)
+        asked = {"items": self.items, "k": self.k, "model": sha256_file(TINY_FOLDER / "model.safetensors")}
+        if kept(self.work / "world.json", asked) is not None:
+            return
+        write_catalogue(self.work / "toyshop", self.items, 0, overwrite=True)
         run_describe(
             DescribeSettings(
-                model=TINY, **data_paths(self.work / "toyshop"), train_only=True, top_logits=self.k, batch_size=32
+                model=TINY,
+                **data_paths(self.work / "toyshop"),
+                train_only=True,
+                top_logits=self.k,
+                batch_size=32,
+                overwrite=True,
             ),
             self.console,
         )
+        write_json(self.work / "world.json", {"asked": asked})
 
     def settings(self, objective: str, share: int, seed: int) -> DistillSettings:
         """One run, as a user would start it; the whole one is validated in between."""
@@ -120,17 +130,28 @@ class Bench:
             num_workers=0,
             seed=seed,
             val_every=str(max(1, steps // VALIDATIONS)) if share == max(SHARES) else str(steps + 1),
+            overwrite=True,
         )
 
     def train(self, objective: str, share: int, seed: int) -> Found:
-        """Train and measure the adapter that the run leaves."""
-        begun = time.monotonic()
+        """Train and measure the adapter that the run leaves; what it came to, where that is done."""
         settings = self.settings(objective, share, seed)
+        path = settings.output_dir.with_suffix(".json")
+        asked = {**settings.model_dump(mode="json"), "world": read_json(self.work / "world.json")["asked"]}
+        earlier = kept(path, asked)
+        if earlier is not None:
+            return Found(**{**earlier, "curve": tuple((step, loss) for step, loss in earlier["curve"])})
+        found = self._train(settings, objective, share, seed)
+        write_json(path, {"asked": asked, "found": asdict(found)})
+        return found
+
+    def _train(self, settings: DistillSettings, objective: str, share: int, seed: int) -> Found:
+        begun = time.monotonic()
         run_distill(settings, self.console)
         seconds = time.monotonic() - begun
         curve = tuple(
             (int(row["step"]), float(row["val_loss_with_eos"]))
-            for row in read_rows(settings.output_dir / EVENTS_FILE)
+            for row in read_events(settings.output_dir / EVENTS_FILE)
             if row["kind"] == "validation"
         )
         measured = self.measure(settings.output_dir / ADAPTER_FOLDER)
@@ -146,6 +167,12 @@ class Bench:
         if adapter is not None:
             load_vision_adapter(base.model, adapter)
         return held_out.five_tokens(FiveTokenModel(base), workers=0)
+
+
+def kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run left that was asked the same; None if there is none."""
+    earlier = read_json(path) if path.exists() else {}
+    return earlier.get("found", {}) if earlier.get("asked") == asked else None
 
 
 def steps_to(curve: Rows[tuple[int, float]], loss: float) -> float | None:
@@ -236,19 +263,19 @@ def report(bench: Bench, found: Rows[Found], ends: dict[str, Measured]) -> dict[
     }
 
 
-def measure(bench: Bench, seeds: int, path: Path | None) -> dict[str, Any]:
+def measure(bench: Bench, seeds: Rows[int], path: Path | None) -> dict[str, Any]:
     """All runs, seed by seed, so that what is there after a stop can be compared; the file is written after each."""
     bench.prepare()
     ends = {"teacher": bench.measure(None, teacher=True), "before": bench.measure(None)}
     found: list[Found] = []
-    for seed in range(seeds):
+    for seed in seeds:
         for share in sorted(SHARES, reverse=True):
             for objective in OBJECTIVES:
                 run = bench.train(objective, share, seed)
                 found.append(run)
                 print(f"{objective} {share} % seed {seed}: {run.val_loss:.4f} {run.seconds:.0f} s", file=sys.stderr)
                 if path is not None:
-                    path.write_text(json.dumps(report(bench, found, ends), indent=2) + "\n", encoding="utf-8")
+                    write_json(path, report(bench, found, ends))
     show(bench, found, ends)
     return report(bench, found, ends)
 
@@ -278,26 +305,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--items", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--kl_weight", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--work", type=Path, help="an empty folder for the runs; else a temporary one")
+    parser.add_argument("--work", type=Path, default=Path("build/objectives"), help="folder of the runs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=1, help="more than one slow down a machine that does more")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory() as temporary:
-        bench = Bench(
-            given.work or Path(temporary),
-            given.steps,
-            given.items,
-            given.k,
-            given.kl_weight,
-            given.temperature,
-            Console(json=True, stderr=sys.stderr),
-        )
-        measure(bench, given.seeds, given.json)
+    bench = Bench(
+        given.work,
+        given.steps,
+        given.items,
+        given.k,
+        given.kl_weight,
+        given.temperature,
+        Console(json=True, stderr=sys.stderr),
+    )
+    measure(bench, given.seeds, given.json)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lavic.formats import Conversation
+from lavic.conversations import Conversation
 from lavic.model.families import FAMILIES
 from lavic.model.load import TINY_FOLDER, BaseModel
 from lavic.model.sequences import SequenceBuilder

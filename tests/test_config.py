@@ -98,6 +98,8 @@ def test_a_wrong_value_in_the_file_names_file_and_key(tmp_path: Path) -> None:
         ("lr: 1\nlr: 2\n", ", line 2", "`lr` is set a second time"),
         ("model: a\nmodel_name: b\n", ", line 2", "`model_name` is set a second time"),
         ("lr: !!python/object:os.system x\n", ", line 1", "this value is not usable"),
+        ("lr: !!bool maybe\n", ", line 1", "this value does not fit its tag"),
+        ("lr: !!timestamp now\n", ", line 1", "this value does not fit its tag"),
         ("[" * 5000, "", "this is not YAML"),
     ],
 )

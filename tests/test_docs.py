@@ -232,12 +232,29 @@ def test_the_floors_hold_every_module_once() -> None:
     assert sorted(floors()) == sorted(modules)
 
 
-def imported_by(path: Path) -> Iterator[str]:
-    """First part below ``lavic`` of everything that a file imports."""
+def imported_by(path: Path) -> set[str]:
+    """First part below ``lavic`` of every module that a file imports, in whatever form."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(text_of(path))):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        yield from (name.split(".")[1] for name in names if name.startswith("lavic."))
+        if isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    parts = [name.split(".") for name in names]
+    # ``from lavic import __version__`` imports no module.
+    return {part[1] for part in parts if part[0] == "lavic" and len(part) > 1} & set(floors())
+
+
+def test_every_form_of_import_counts(tmp_path: Path) -> None:
+    forms = [
+        "from lavic import __version__, evaluate, monitor as live",
+        "from lavic.tune.run import run",
+        "import lavic, lavic.model.load as loading",
+        "import lavicious.crawl",
+        "def later():\n    from lavic import cli",
+    ]
+    (tmp_path / "made_up.py").write_text("\n".join(forms), encoding="utf-8")
+    assert imported_by(tmp_path / "made_up.py") == {"evaluate", "monitor", "tune", "model", "cli"}
 
 
 def test_no_module_imports_what_stands_above_it() -> None:

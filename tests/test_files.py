@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -25,9 +26,11 @@ from lavic.files import (
     safe_join,
     safe_name,
     sha256_file,
+    sync,
     write_atomic,
     write_json,
 )
+from lavic.folders import process_born
 
 
 def names(folder: Path) -> list[str]:
@@ -94,6 +97,25 @@ def test_a_full_disk_says_so() -> None:
 def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
         (tmp_path / "missing").read_bytes()
+
+
+@pytest.mark.parametrize(("code", "forgiven"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_is_forgiven_and_a_broken_disk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, forgiven: bool
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if forgiven:
+        sync(1)
+        write_atomic(tmp_path / "a.txt", "new")
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            sync(1)
+        with pytest.raises(OutputError, match=os.strerror(code)):
+            write_atomic(tmp_path / "a.txt", "new")
+    assert names(tmp_path) == (["a.txt"] if forgiven else [])
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:
@@ -414,3 +436,19 @@ def test_a_half_older_than_the_process_of_its_number_is_nobodys(tmp_path: Path) 
     os.utime(half, (1e9, 1e9))
     prepare_output(tmp_path, resume=True, overwrite=False, known=["run.json"])
     assert names(tmp_path) == []
+
+
+def test_a_process_is_known_by_its_start_whatever_it_calls_itself() -> None:
+    name = Path("/proc/self/comm")
+    usual, born = name.read_text().strip(), process_born(os.getpid())
+    name.write_text("a) b 7 (c")
+    try:
+        assert process_born(os.getpid()) == born
+    finally:
+        name.write_text(usual)
+    # Init is the oldest process there is.
+    first = process_born(1)
+    assert first is not None
+    assert born is not None
+    assert first <= born
+    assert process_born(999_999_999) is None

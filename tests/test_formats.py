@@ -16,18 +16,16 @@ from typing import Any
 import ijson
 import pytest
 
+from lavic.conversations import Conversation, read_conversations, write_conversations
 from lavic.errors import InputError
 from lavic.files import read_jsonl
 from lavic.formats import (
-    Conversation,
     Item,
     ItemImage,
     item_id_of,
-    read_conversations,
     read_train_items,
     read_train_metadata,
     read_valid_metadata,
-    write_conversations,
     write_train_metadata,
     write_valid_metadata,
 )
@@ -506,6 +504,20 @@ def test_new_validation_rows_have_the_public_keys(tmp_path: Path) -> None:
 )
 def test_item_id_of_an_image(name: str, item_id: str) -> None:
     assert item_id_of(name) == item_id
+
+
+def test_a_conversation_knows_its_place_its_items_and_its_row() -> None:
+    lists = {"st": ("B2", "B1", "B2"), "gpt": ("B3",)}
+    made = Conversation("<submission>Hi</submission>", ("B1", "B1"), lists, ("B9",), where="a, b/test.jsonl, line 12")
+    assert made.place == "line 12"
+    assert made.needed_ids == ("B1", "B2", "B3")  # what its context names is not needed
+    assert list(made.row().items())[1:] == [
+        ("context_items", ["B9"]),
+        ("gt", ""),
+        ("gt_items", ["B1", "B1"]),
+        ("candidates_st", ["B2", "B1", "B2"]),
+        ("candidates_gpt", ["B3"]),
+    ]
 
 
 def test_conversations_are_read_and_written(tmp_path: Path, log: SkipLog) -> None:

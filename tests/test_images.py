@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from lavic.errors import ImageError
-from lavic.images import IMAGE_FORMATS, IMAGE_LIMITS, decode_image, read_image
+from lavic.images import IMAGE_FORMATS, IMAGE_LIMITS, decode_image, picture_size, read_image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -329,6 +329,40 @@ def test_limits_can_be_chosen(tmp_path: Path) -> None:
             read_image(path, **limits)
         assert caught.value.problem == problem
     assert read_image(path, max_bytes=path.stat().st_size, max_pixels=64 * 48).size == (64, 48)
+
+
+# Sizes
+
+
+def test_the_size_of_a_file_is_that_of_its_upright_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path.write_bytes(saved(gradient(), "JPEG", exif=exif))
+    assert picture_size(path) == read_image(path).size == (48, 64)
+
+
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
+def test_the_size_of_a_damaged_picture_is_told_or_none(tmp_path: Path, kind: str) -> None:
+    if kind not in Image.SAVE:
+        pytest.skip(f"this build of PIL has no {kind}")
+    data, path = saved(gradient(), kind), tmp_path / "a.jpg"
+    sizes = set()
+    for at in range(min(len(data), 300)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        sizes.add(picture_size(path))  # PIL raises RuntimeError for an AVIF that is damaged at byte 81, say
+    assert {None, (64, 48)} <= sizes
+
+
+def test_what_no_picture_is_read_from_has_no_size(tmp_path: Path) -> None:
+    for kind in ("DDS", "JPEG2000"):  # nothing beyond the list is opened
+        (tmp_path / kind).write_bytes(saved(gradient(), kind))
+        assert picture_size(tmp_path / kind) is None
+    os.mkfifo(tmp_path / "pipe")
+    assert picture_size(tmp_path / "pipe") is None  # nobody writes into it: reading would wait for ever
+    assert picture_size(tmp_path / "missing") is None
+    (tmp_path / "bytes").write_bytes(b"no picture")
+    assert picture_size(tmp_path / "bytes") is None
 
 
 def test_threads_leave_the_warning_filters_as_they_were() -> None:

@@ -111,9 +111,10 @@ def test_it_works_from_anywhere_and_through_a_link(folder: Path, environment: di
 
 def test_it_works_in_the_background(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
     executable(tmp_path / "bin" / "lavic", f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/called"\n')
-    command = "nohup ./run_training.sh > /dev/null 2>&1 & wait $!"
+    command = "nohup ./run_training.sh --lr 1e-4 --resume > /dev/null 2>&1 & wait $!"
     subprocess.run(["bash", "-c", command], env=environment, cwd=folder, check=True, timeout=30)
-    assert (tmp_path / "called").read_text(encoding="utf-8").splitlines() == ["distill", *WORDS]
+    found = (tmp_path / "called").read_text(encoding="utf-8").splitlines()
+    assert found == ["distill", *WORDS, "--lr", "1e-4", "--resume"]
 
 
 def test_the_active_environment_goes_before_the_path(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:

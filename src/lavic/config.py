@@ -217,6 +217,9 @@ def _construct(node: yaml.Node, where: str) -> Any:
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node, deep=True)
+    except (LookupError, AttributeError):
+        # PyYAML's own, for a tag that the value does not fit: `!!bool maybe`, `!!timestamp now`.
+        raise ConfigError("this value does not fit its tag", where=where) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"this value is not usable: {error}", where=where) from None
     finally:

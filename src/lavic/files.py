@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lavic.errors import InputError
-from lavic.folders import FolderLock, output_error, prepare_output
+from lavic.folders import FolderLock, output_error, part_of, prepare_marked, prepare_output
 
 __all__ = [
     "FolderLock",
@@ -28,6 +28,8 @@ __all__ = [
     "json_line",
     "open_regular",
     "output_error",
+    "part_of",
+    "prepare_marked",
     "prepare_output",
     "read_json",
     "read_jsonl",
@@ -35,6 +37,8 @@ __all__ = [
     "safe_join",
     "safe_name",
     "sha256_file",
+    "sync",
+    "sync_path",
     "write_atomic",
     "write_json",
 ]
@@ -57,12 +61,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OutputError: the disk is full or read-only, or ``path`` cannot be replaced.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         yield part
-        _sync(part)
+        sync_path(part)
         part.replace(path)
-        _sync(path.parent)
+        sync_path(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -74,17 +78,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """Bring a file, or the names in a folder, onto the disk: a rename may reach it before the contents do."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder; the rename itself has happened.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Bring what is open onto the disk; where the file system knows no such thing, what was written must do."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot, above all not a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

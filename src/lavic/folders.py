@@ -32,6 +32,11 @@ _held: set[int] = set()
 _fork_hook_set = False
 
 
+def part_of(path: Path) -> Path:
+    """The name beside ``path`` under which this process writes what is to become it: ``.NAME.<pid>.part``."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """The sentence for a file or folder that the system would not let lavic write."""
     remedy = "Free some space and run again." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
@@ -142,6 +147,29 @@ def prepare_output(
     _clear(folder, patterns, overwrite=overwrite)
 
 
+def prepare_marked(folder: Path, marker: str, outputs: tuple[str, ...], holds: str, *, overwrite: bool) -> None:
+    """Make an output folder ready that is replaced only where a marker says that the command itself made it.
+
+    Args:
+        marker: a file of the command's own that says what it did; the first of ``outputs``, so that it goes first.
+        outputs: names of all that the command writes in the folder.
+        holds: what to call its earlier result.
+        overwrite: replace it.
+
+    Raises:
+        OutputError: the folder holds something, and it is not to be replaced or was not made by the command.
+    """
+    assert outputs[0] == marker, outputs
+    made = (folder / marker).exists()
+    if overwrite and not made and any((folder / name).exists() for name in outputs):
+        # train_images/ may be days of crawling.
+        problem = "the folder holds data that this command did not make, so it is not replaced"
+        raise OutputError(problem, where=str(folder), remedy="Choose another --output-dir.")
+    prepare_output(
+        folder, resume=False, overwrite=overwrite, known=outputs, holds=holds if made else "", can_resume=False
+    )
+
+
 def _clear(folder: Path, patterns: tuple[str, ...], *, overwrite: bool) -> None:
     """Delete halves that killed runs left of what ``patterns`` name; with ``overwrite``, the results too."""
     found = sorted(folder.iterdir())
@@ -179,7 +207,7 @@ def _make_folder(folder: Path) -> None:
 
 def _probe(folder: Path) -> None:
     """Find out by writing: permission bits say nothing about read-only mounts, quotas or root."""
-    path = folder / f".{_PROBE}.{os.getpid()}.part"
+    path = part_of(folder / _PROBE)
     try:
         path.write_bytes(b"lavic\n")
         path.unlink()
@@ -191,25 +219,36 @@ def _probe(folder: Path) -> None:
 def _leftover(path: Path) -> str:
     """The name that a half-written file was meant to get, if the process that wrote it is gone; else ""."""
     match = _PART.fullmatch(path.name)
-    if match is None or _may_be_writing(match["pid"], path):
+    if match is None or _may_be_writing(int(match["pid"]), path):
         return ""
     return match["name"]
 
 
-def _may_be_writing(pid: str, path: Path) -> bool:
+def _may_be_writing(pid: int, path: Path) -> bool:
     """Whether a file's writer still runs: a process of its number does, and was there before the file.
 
     In a container every run may have the same number.
     """
+    born = process_born(pid)
+    if born is None:
+        return False
     try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         changed = path.lstat().st_mtime
     except OSError:
         return False
-    # The second field is the program's name in brackets and may hold spaces; the 22nd is the start time.
-    ticks = int(status[status.rfind(")") + 1 :].split()[19])
-    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - born / os.sysconf("SC_CLK_TCK")
     return changed >= time.time() - age_s - _CLOCK_SLACK_S
+
+
+def process_born(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot; None without ``/proc`` or such a process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field is the program's name in brackets and may hold spaces; the 22nd is the start time.
+    fields = text[text.rfind(")") + 1 :].split()
+    return int(fields[19]) if len(fields) > 19 else None
 
 
 def _delete(path: Path) -> None:

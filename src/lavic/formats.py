@@ -1,4 +1,4 @@
-"""The public data set as Item, ItemImage, Conversation: streamed reading, checks, byte-compatible writing.
+"""The metadata of the public data set as Item and ItemImage: streamed reading, checks, byte-compatible writing.
 
 A file that cannot be used at all is an InputError; a row that cannot is listed in the SkipLog and left out.
 What is written again unchanged has the same bytes: ``raw`` keeps unknown keys and the order of all.
@@ -15,14 +15,12 @@ from typing import Any
 from lavic.files import atomic_path, json_line
 from lavic.json_stream import stream_members
 from lavic.rows import (
-    CANDIDATES_PREFIX,
     REPEATED_KEY,
-    ConversationRow,
     PictureRow,
+    Row,
     TrainRow,
     ValidRow,
     check_row,
-    conversation_problem,
     json_kind,
     name_problem,
     picture_problem,
@@ -36,18 +34,19 @@ __all__ = [
     "DESCRIPTIONS_KEY",
     "DESCRIPTION_KEY",
     "NO_TITLE",
+    "NO_TITLE_NOTE",
     "URL_KEYS",
-    "Conversation",
     "Item",
     "ItemImage",
     "SkipLog",
     "image_address",
     "item_id_of",
-    "read_conversations",
+    "item_rows",
+    "object_pieces",
     "read_train_items",
     "read_train_metadata",
     "read_valid_metadata",
-    "write_conversations",
+    "title_of",
     "write_train_metadata",
     "write_valid_metadata",
 ]
@@ -100,60 +99,56 @@ class ItemImage:
     raw: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """A dialogue, the items that answered it, and lists to choose from.
-
-    Attributes:
-        gt_items: as published, so IDs may repeat; ``ground_truth`` is the set of them.
-        candidates: "st", "gpt_large" -> IDs in order.
-        answer: the raw text of the answering comment (``gt``).
-        where: "file, line N".
-        raw: the row as read.
-    """
-
-    context: str
-    gt_items: tuple[str, ...]
-    candidates: Mapping[str, tuple[str, ...]]
-    context_items: tuple[str, ...] = ()
-    answer: str = ""
-    where: str = ""
-    raw: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def ground_truth(self) -> frozenset[str]:
-        """The right IDs."""
-        return frozenset(self.gt_items)
-
-
-def read_train_items(path: Path, skipped: SkipLog, *, described: bool = True) -> Iterator[Item]:
-    """The items of a training file (one JSON object, plain or zipped), in file order, one at a time.
+def item_rows(
+    path: Path, model: type[Row], skipped: SkipLog, *, once: bool = True
+) -> Iterator[tuple[str, Row, dict[str, Any]]]:
+    """ID, checked row and value of each item of a training file (one JSON object, plain or zipped), in file order.
 
     Args:
-        described: check and give the descriptions; otherwise they are no matter, and left out.
+        model: the keys that are looked at.
+        once: of an item that stands twice, give the first only; this remembers all IDs.
 
     Raises:
         InputError: the file as a whole cannot be used; items before the place of trouble have been given.
     """
     seen: set[str] = set()
     for member in stream_members(path):
-        item_id, place = member.key, f"item {member.key}"
-        for key in member.repeated:
-            skipped.add(file=path, where=place, key=key, reason=REPEATED_KEY)
-        reason = name_problem(item_id)
-        if not reason and item_id in seen:
+        place, key = f"item {member.key}", ""
+        for repeated in member.repeated:
+            skipped.add(file=path, where=place, key=repeated, reason=REPEATED_KEY)
+        reason = name_problem(member.key)
+        if not reason and member.key in seen:
             reason = "the item stands twice; the first is kept"
         if not reason and not isinstance(member.value, dict):
             reason = f"the item is {json_kind(member.value)}, not an object"
-        if reason:
-            skipped.add(file=path, where=place, reason=reason)
-            continue
-        seen.add(item_id)
-        row, key, reason = check_row(TrainRow, member.value)
+        row: Row | None = None
+        if not reason:
+            if once:
+                seen.add(member.key)
+            row, key, reason = check_row(model, member.value)
         if row is None:
             skipped.add(file=path, where=place, key=key, reason=reason)
-            continue
-        title = _title(row.title, skipped)
+        else:
+            yield member.key, row, member.value
+
+
+def title_of(title: str | None, skipped: SkipLog | None = None) -> str:
+    """A title of the metadata, or what stands for one that is missing or empty, which ``skipped`` counts."""
+    if title is not None and title.strip():
+        return title
+    if skipped is not None:
+        skipped.note(NO_TITLE_NOTE)
+    return NO_TITLE
+
+
+def read_train_items(path: Path, skipped: SkipLog, *, described: bool = True) -> Iterator[Item]:
+    """The items of a training file, one at a time; see ``item_rows``.
+
+    Args:
+        described: check and give the descriptions; otherwise they are no matter, and left out.
+    """
+    for item_id, row, value in item_rows(path, TrainRow, skipped):
+        place, title = f"item {item_id}", title_of(row.title, skipped)
         if surrogate_problem(title):
             skipped.add(file=path, where=place, key="title", reason=surrogate_problem(title))
             continue
@@ -163,15 +158,8 @@ def read_train_items(path: Path, skipped: SkipLog, *, described: bool = True) ->
             image_urls=tuple(image_address(entry)[0] for entry in row.images or ()),
             descriptions=dict(_descriptions(row, path, place, skipped)) if described else {},
             where=f"{path}, {place}",
-            raw=member.value,
+            raw=value,
         )
-
-
-def _title(title: str | None, skipped: SkipLog) -> str:
-    if title is None or not title.strip():
-        skipped.note(NO_TITLE_NOTE)
-        return NO_TITLE
-    return title
 
 
 def image_address(entry: object) -> tuple[str, str]:
@@ -230,7 +218,7 @@ def read_valid_metadata(path: Path, skipped: SkipLog, *, described: bool = True)
         yield ItemImage(
             item_id=item_id_of(row.image_name),
             image_name=row.image_name,
-            title=_title(row.title, skipped),
+            title=title_of(row.title, skipped),
             description="" if not described and text_problem(text) else text,
             where=f"{path}, {place}",
             image_url=row.image or "",
@@ -238,33 +226,14 @@ def read_valid_metadata(path: Path, skipped: SkipLog, *, described: bool = True)
         )
 
 
-def read_conversations(path: Path, skipped: SkipLog) -> Iterator[Conversation]:
-    """The conversations of a file (JSONL, plain or zipped), in file order.
-
-    Raises:
-        InputError: the file cannot be opened or is empty; a bad line is only listed.
-    """
-    for number, value in read_rows(path, skipped):
-        place = f"line {number}"
-        row, key, reason = check_row(ConversationRow, value)
-        if row is not None:
-            key, reason = conversation_problem(row, value)
-        if row is None or reason:
-            skipped.add(file=path, where=place, key=key, reason=reason)
-            continue
-        yield Conversation(
-            context=row.context,
-            gt_items=tuple(row.gt_items),
-            candidates={
-                key.removeprefix(CANDIDATES_PREFIX): tuple(ids)
-                for key, ids in value.items()
-                if key.startswith(CANDIDATES_PREFIX)
-            },
-            context_items=tuple(row.context_items),
-            answer=row.gt,
-            where=f"{path}, {place}",
-            raw=value,
-        )
+def object_pieces(members: Iterable[tuple[str, Mapping[str, Any]]], *, ascii_only: bool = False) -> Iterator[bytes]:
+    """One JSON object on one line, spaced as ``json.dump`` does, member by member."""
+    before = b"{"
+    for key, value in members:
+        # json_line of a one-member object, without its braces and line end, is the member.
+        yield before + json_line({key: value}, ascii_only=ascii_only)[1:-2]
+        before = b", "
+    yield b"{}" if before == b"{" else b"}"
 
 
 def write_train_metadata(path: Path, items: Iterable[Item], *, ascii_only: bool = False) -> None:
@@ -274,12 +243,8 @@ def write_train_metadata(path: Path, items: Iterable[Item], *, ascii_only: bool 
     differ. ``ascii_only`` escapes everything beyond ASCII, as the conversation files do.
     """
     with atomic_path(path) as part, part.open("wb") as stream:
-        before = b"{"
-        for item in items:
-            # json_line of a one-member object, without its braces and line end, is the member.
-            stream.write(before + json_line({item.item_id: _train_row(item)}, ascii_only=ascii_only)[1:-2])
-            before = b", "
-        stream.write(b"{}" if before == b"{" else b"}")
+        members = ((item.item_id, _train_row(item)) for item in items)
+        stream.writelines(object_pieces(members, ascii_only=ascii_only))
 
 
 def _train_row(item: Item) -> dict[str, Any]:
@@ -309,22 +274,3 @@ def write_valid_metadata(path: Path, rows: Iterable[ItemImage]) -> None:
 
 def _new_valid_row(image: ItemImage) -> dict[str, Any]:
     return {"title": image.title, "image_name": image.image_name, "image": image.image_url}
-
-
-def write_conversations(path: Path, conversations: Iterable[Conversation]) -> None:
-    """Write a conversation file: ASCII, the rest escaped; a row that was read keeps its keys."""
-    with atomic_path(path) as part, part.open("wb") as stream:
-        for conversation in conversations:
-            row = dict(conversation.raw) if conversation.raw is not None else _new_conversation(conversation)
-            for name, ids in conversation.candidates.items():
-                row[CANDIDATES_PREFIX + name] = list(ids)
-            stream.write(json_line(row, ascii_only=True))
-
-
-def _new_conversation(conversation: Conversation) -> dict[str, Any]:
-    return {
-        "context": conversation.context,
-        "context_items": list(conversation.context_items),
-        "gt": conversation.answer,
-        "gt_items": list(conversation.gt_items),
-    }

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -50,6 +50,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 def read_image(
@@ -99,7 +100,7 @@ def decode_image(data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels) -> I
     if not data:
         raise ImageError("the file is empty")
     try:
-        with _without_pil_warnings(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with opened_image(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(_too_many_pixels(max_pixels))
@@ -117,6 +118,33 @@ def decode_image(data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels) -> I
         # A border: decoders raise whatever they meet (OSError, SyntaxError, struct.error, KeyError, ...).
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
         raise ImageError("the image is cut off" if cut else "the image is damaged") from error
+
+
+@contextmanager
+def opened_image(stream: IO[bytes]) -> Iterator[Image.Image]:
+    """A picture of an allowed kind of which only the first bytes are read, as stored: not turned, not decoded.
+
+    Raises:
+        Exception: decoders raise whatever they meet, RuntimeError and MemoryError too.
+    """
+    with _without_pil_warnings(), Image.open(stream, formats=_formats()) as image:
+        yield image
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) from a file's first bytes, upright; None where they say nothing (reading it will tell why)."""
+    try:
+        with open_regular(path) as stream:
+            if os.fstat(stream.fileno()).st_size > IMAGE_LIMITS.max_bytes:
+                return None  # PIL reads some kinds whole before it tells their size
+            with opened_image(stream) as image:
+                width, height = image.size
+                turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+    except Exception:  # a border, as in decode_image
+        return None
+    if not (width and height):
+        return None
+    return (height, width) if turned else (width, height)
 
 
 def _too_many_pixels(max_pixels: int) -> str:

@@ -33,6 +33,10 @@ class _Rate(TextColumn):
         return Text(f"{speed:.3g}/s" if speed else "")
 
 
+#: Two steps must end within it for a rate and a time left; Rich's own 30 s are too few for large steps.
+SPEED_PERIOD_S = 600.0
+
+
 @contextmanager
 def live_bar(console: Console, description: str, total: int | None) -> Iterator[_Bar]:
     """A bar with count, rate and time left that vanishes into one last line."""
@@ -44,5 +48,5 @@ def live_bar(console: Console, description: str, total: int | None) -> Iterator[
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[fields]}", markup=False),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+    with Progress(*columns, console=console, refresh_per_second=4, speed_estimate_period=SPEED_PERIOD_S) as progress:
         yield _Bar(progress, progress.add_task(printable(description), total=total, fields=""))

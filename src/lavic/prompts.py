@@ -93,7 +93,8 @@ def load_prompts(path: Path | None) -> Prompts:
             loaded = yaml.safe_load(stream.read().decode("utf-8"))
     except InputError as error:
         raise ConfigError(error.problem, where=f"--prompts {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    # PyYAML's own, then what it lets through: of the date 2024-13-45, `!!bool maybe`, `!!timestamp now`, "[[[[...".
+    except (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ConfigError(f"cannot be read as YAML ({reason})", where=f"--prompts {path}") from None
     if not isinstance(loaded, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -19,6 +20,11 @@ MAX_FIELD_CHARS = 300
 MAX_REMEMBERED = 1_000_000  # 16 bytes a row, to list a picture that fails in every epoch once
 
 OTHER_REASON = "other reasons"
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the figure that it begins with: texts that are too long by any number of tokens are one kind."""
+    return re.sub(r"^\d[\d,.]* ", "… ", reason)
 
 
 def most_frequent(reasons: Counter[str]) -> str:
@@ -41,7 +47,7 @@ class SkipLog:
 
     Attributes:
         count: distinct cases.
-        by_reason: reason -> cases; one entry takes what comes after ``MAX_REASONS`` of them.
+        by_reason: reason (see ``kind_of``) -> cases; one entry takes what comes after ``MAX_REASONS`` of them.
         notes: what was counted without costing a row, such as missing titles.
     """
 
@@ -96,7 +102,7 @@ class SkipLog:
         if len(self._seen) < MAX_REMEMBERED:
             self._seen.add(mark)
         self.count += 1
-        reason = row["reason"]
+        reason = kind_of(row["reason"])
         if reason not in self.by_reason and len(self.by_reason) >= MAX_REASONS:
             reason = OTHER_REASON
         self.by_reason[reason] += 1

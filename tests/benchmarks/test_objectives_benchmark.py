@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from objectives import Found, spread, steps_to, table, verdict
+from objectives import Found, kept, spread, steps_to, table, verdict
+
+from lavic.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +57,7 @@ def test_the_table_has_a_row_for_each_objective_and_length() -> None:
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     target = tmp_path / "o.json"
     command = [sys.executable, "benchmarks/objectives.py", "--steps", "4", "--items", "24", "--seeds", "1", "--k", "4"]
+    command += ["--work", str(tmp_path / "work")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--json", target], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
@@ -64,3 +67,15 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert {run["objective"] for run in result["runs"]} == {"nll", "kl", "nll+kl"}
     assert "nll+kl" in done.stdout
     assert "teacher" in done.stdout
+    # What is done is not done again, and is read back as it was.
+    again = subprocess.run([*command, "--json", target], cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert again.stdout.decode() == done.stdout
+    assert json.loads(target.read_text()) == result
+
+
+def test_a_run_that_was_asked_otherwise_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "nll-25-0.json"
+    assert kept(path, {"steps": 4}) is None
+    write_json(path, {"asked": {"steps": 4}, "found": {"seed": 0}})
+    assert kept(path, {"steps": 4}) == {"seed": 0}
+    assert kept(path, {"steps": 5}) is None

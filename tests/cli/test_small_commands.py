@@ -22,10 +22,10 @@ def test_toyshop_draws_a_catalogue_and_names_the_next_command(
     assert err.startswith("Drawing products: 12/12, ")
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     made = {"item2meta_train.json", "item2meta_valid.jsonl", "train_images", "valid_images"}
-    assert names == made | {"config.yaml", "versions.json"}
+    assert names == made | {"toyshop.json", "config.yaml", "versions.json"}
 
     assert run_command_line(flags) == 2
-    assert capsys.readouterr().err.startswith(f"Error: {folder}: the folder is not empty. ")
+    assert capsys.readouterr().err.startswith(f"Error: {folder}/ holds a drawn catalogue. Replace it with")
     assert run_command_line([*flags, "--overwrite", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["train_items"] + found["valid_items"] == 12

@@ -65,6 +65,8 @@ def test_a_name_that_leads_inside_is_refused() -> None:
         ("http://", "bad_url"),
         ("http://example.com:99999/", "bad_url"),
         ("http://[::1", "bad_url"),
+        ("http://]n[:@", "bad_url"),
+        ("http://\ud800.com/", "bad_url"),
         ("http://me:secret@example.com/", "bad_url"),
         ("http://example.com/" + "a" * 9000, "bad_url"),
         ("http://127.0.0.1/", "not_allowed_address"),

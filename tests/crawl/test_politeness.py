@@ -144,7 +144,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after_s("120") == 120
     assert retry_after_s("Sat, 31 Jan 2026 10:01:30 GMT", now) == 90
     assert retry_after_s("Sat, 31 Jan 2026 09:00:00 GMT", now) == 0
-    for nonsense in (None, "", "soon", "-5", "9" * 40, "1e9"):
+    year, zone = f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", f"Mon, 01 Jan 2024 00:00:00 +{'9' * 14}"
+    for nonsense in (None, "", "soon", "-5", "9" * 40, "1e9", year, zone):
         assert retry_after_s(nonsense) is None
 
 

@@ -137,6 +137,20 @@ def test_a_shard_that_is_no_tar_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["shard-000000.tar", ".shard-000000.tar.open"])
+@pytest.mark.parametrize("text", ['{"caption": "red"}', '["a_0.jpg"]', '"image_name"'])
+def test_a_shard_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, name: str, text: str) -> None:
+    with tarfile.open(tmp_path / name, "w") as archive:
+        for member, data in (("a.jpg", b"picture"), ("a.json", text.encode())):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match="the shard cannot be read"), Shards(tmp_path, 10):
+        pass
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_a_foreign_tar_reader_sees_ordinary_files(tmp_path: Path) -> None:
     with Shards(tmp_path, 2) as shards:
         add(shards, "a_0.jpg", "b_0.jpg", "c_0.jpg")

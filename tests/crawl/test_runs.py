@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,18 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path, capsys: pytest.Capt
     with (tmp_path / "crawl_report.jsonl").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another run is writing here" in refused(capsys, crawl_words(tmp_path))
+
+
+def test_the_picture_processes_count_among_the_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    write_valid(tmp_path, {"a_0.jpg": "http://127.0.0.1:1/a"})
+    assert refused(capsys, crawl_words(tmp_path, workers=30, processes=7)).endswith(
+        "--workers: 30 connections at a time and 7 picture processes need 101 open files; this system allows 100. "
+        "Lower it, or raise `ulimit -n`."
+    )
+    assert run_command_line(crawl_words(tmp_path, workers=30, processes=6)) == 1
 
 
 def test_a_file_that_is_no_report_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

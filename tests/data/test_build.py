@@ -12,7 +12,8 @@ from data.public_world import conversation, lines
 from small_world import refused
 
 from lavic.cli.main import run_command_line
-from lavic.formats import read_conversations, read_train_items
+from lavic.conversations import read_conversations
+from lavic.formats import read_train_items
 from lavic.skipped import SkipLog
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lavic.conversations import Conversation, read_conversations
 from lavic.data.conversation_facts import leaks_of
-from lavic.formats import Conversation, SkipLog, read_conversations
+from lavic.formats import SkipLog
 
 PATH = Path(__file__).parents[1] / "data_files" / "catalogue_conversations.jsonl"
 

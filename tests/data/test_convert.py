@@ -202,7 +202,7 @@ def test_crawled_pictures_are_never_replaced(source: Path, tmp_path: Path) -> No
     with pytest.raises(OutputError) as caught:
         convert_catalogue(source, tmp_path, 0, overwrite=True)
     assert caught.value.sentence == (
-        f"{tmp_path}: the folder holds data that no conversion made, so it is not replaced. "
+        f"{tmp_path}: the folder holds data that this command did not make, so it is not replaced. "
         "Choose another --output-dir."
     )
     assert (tmp_path / "train_images" / "A_0.jpg").read_text() == "crawled"

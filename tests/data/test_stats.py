@@ -173,7 +173,7 @@ def test_what_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.Captur
         ),
         (
             flags(world, "--val_images_dir", tmp_path / "x"),
-            f"{tmp_path}/x: there is no such folder. "
+            f"{tmp_path}/x: the folder with the pictures does not exist. "
             "Name the folder with --val_images_dir, or leave it out with `--val_images_dir none`.",
         ),
         (none, "nothing to look at. Give --train_data, --val_data or --conversations."),

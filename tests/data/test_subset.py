@@ -11,7 +11,8 @@ from data.public_world import KEY, conversation, flags, lines, make_public
 from small_world import refused
 
 from lavic.cli.main import run_command_line
-from lavic.formats import read_conversations, read_train_items, read_train_metadata, read_valid_metadata
+from lavic.conversations import read_conversations
+from lavic.formats import read_train_items, read_train_metadata, read_valid_metadata
 from lavic.skipped import SkipLog
 
 

@@ -8,11 +8,12 @@ import math
 import pytest
 
 from lavic.console import Console
-from lavic.demo.config import DemoSettings
+from lavic.demo.config import FULL, DemoSettings
 from lavic.demo.measure import accuracy_of, right_attributes
 from lavic.demo.report import marked
 from lavic.demo.run import run
-from lavic.errors import ConfigError
+from lavic.errors import ConfigError, OutputError
+from lavic.files import FolderLock
 from lavic.formats import SkipLog, read_train_metadata
 from lavic.toyshop.catalogue import ToyItem
 from lavic.toyshop.kinds import Look
@@ -45,6 +46,28 @@ def small_demo(tmp_path_factory):
     settings = DemoSettings(output_dir=folder / "demo", items=30, steps=3, tune_steps=0, seed=5, workers=0)
     outcome = run(settings, Console())
     return folder / "demo", outcome
+
+
+@pytest.mark.parametrize("name", ["logs/training_20260101_000000.log", "item_store/tokens.safetensors", "tuned"])
+def test_what_no_demo_made_is_not_deleted(tmp_path, name):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match="holds data that this command did not make, so it is not replaced"):
+        run(DemoSettings(output_dir=tmp_path, items=30, steps=1, tune_steps=0, workers=0), Console())
+    assert mine.read_text() == "mine"
+
+
+def test_two_demos_do_not_write_to_one_folder(tmp_path):
+    with FolderLock(tmp_path), pytest.raises(OutputError, match="is writing here"):
+        run(DemoSettings(output_dir=tmp_path, items=30, steps=1, tune_steps=0, workers=0), Console())
+
+
+def test_the_full_demo_is_larger_unless_told_otherwise():
+    full = DemoSettings(full=True, steps=1200)
+    assert (full.size("items"), full.size("steps")) == (FULL["items"], 1200)
+    usual = DemoSettings(items=50)
+    assert (usual.size("items"), usual.size("steps")) == (50, 160)
 
 
 def test_too_few_items_to_recommend_from_are_refused_before_anything_is_deleted(tmp_path):

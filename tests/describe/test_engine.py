@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from lavic.describe.engines import Request, Speech, picture_seed
-from lavic.describe.lengths import image_token_count, picture_size
+from lavic.describe.lengths import image_token_count
 from lavic.describe.teacher_prompt import teacher_prompt
 from lavic.describe.transformers_engine import PerRowDrawing, TransformersEngine
 from lavic.errors import ConfigError
@@ -111,17 +110,6 @@ def test_the_number_of_image_tokens_is_known_from_the_size(base):
     counts = [len(teacher.image_tokens([Image.new("RGB", size)])[0]) for size in sizes]
     assert [image_token_count(base.model.config, size) for size in sizes] == counts
     assert len(set(counts)) > 4
-
-
-def test_the_size_of_a_file_is_that_of_its_upright_picture(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-    (tmp_path / "b.jpg").write_bytes(b"no picture")
-    assert picture_size(tmp_path / "a.jpg") == (20, 30)
-    assert picture_size(tmp_path / "b.jpg") is None
-    os.mkfifo(tmp_path / "c.jpg")
-    assert picture_size(tmp_path / "c.jpg") is None  # nobody writes into it: reading would wait for ever
 
 
 def test_a_wording_must_not_spell_the_picture(base):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -141,6 +142,36 @@ def test_only_pictures_that_are_there_and_have_no_text_are_asked_for(tmp_path):
     ]
 
 
+def test_what_cannot_be_read_is_missing_and_told_why(tmp_path):
+    (tmp_path / "B0_0.jpg").write_bytes(b"")
+    (tmp_path / "B1_0.jpg").mkdir()
+    (tmp_path / "B2_0.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "B3_0.jpg")
+    (tmp_path / "B4_0.jpg").write_bytes(b"x")
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({f"B{number}": {"images": [{}]} for number in range(5)}))
+    skipped = SkipLog()
+    found = look_for_pictures(train_side(path), skipped)
+    assert ([picture.image_name for picture in found.pictures], found.missing) == (["B4_0.jpg"], 4)
+    assert list(skipped.by_reason) == [
+        "the file is empty (0 bytes)",
+        "is a folder",
+        "the link leads nowhere",
+        "is not an ordinary file",
+    ]
+
+
+@pytest.mark.parametrize("title", [None, "", " \t"])
+def test_a_title_without_a_letter_is_none(tmp_path, title):
+    for name in ("B1_0.jpg", "B2_0.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    train, valid = tmp_path / "m.json", tmp_path / "v.jsonl"
+    train.write_text(json.dumps({"B1": {"title": title, "images": [{}]}}))
+    valid.write_text(json.dumps({"title": title, "image_name": "B2_0.jpg"}))
+    for side in (train_side(train), Side("valid", valid, valid, tmp_path)):
+        assert [picture.title for picture in look_for_pictures(side, SkipLog()).pictures] == ["No Title"]
+
+
 def test_a_text_goes_where_its_key_stands_whatever_its_name_says(tmp_path):
     # A name built otherwise, one that speaks of another item, one in two items, and an item that stands twice.
     keys = '{"odd.jpg": null, "B2_0.jpg": "", "both.jpg": " "}, "images": []'
@@ -149,7 +180,9 @@ def test_a_text_goes_where_its_key_stands_whatever_its_name_says(tmp_path):
     path.write_text(text)
     for name in ("odd.jpg", "B2_0.jpg", "both.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    pictures = look_for_pictures(train_side(path), SkipLog()).pictures
+    skipped = SkipLog()
+    pictures = look_for_pictures(train_side(path), skipped).pictures
+    assert skipped.by_reason == {"the item stands twice; the first is kept": 1}
     assert [(one.home, one.image_name) for one in pictures] == [
         ("B1", "odd.jpg"),
         ("B1", "B2_0.jpg"),

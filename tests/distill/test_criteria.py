@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import lavic
 from lavic.distill.card import CardFacts, model_card
-from lavic.distill.criteria import Criterion, judge, met, write_val_metrics
+from lavic.distill.config import DistillSettings
+from lavic.distill.criteria import Criterion, exit_code, judge, judge_adapter, met, write_val_metrics
 from lavic.distill.evaluation import ValidationLoss
 from lavic.model.adapters import WEIGHTS_FILE, LoraSettings
 
@@ -121,3 +123,11 @@ def test_the_card_tells_what_was_trained_and_how_well():
         f"Made with lavic {lavic.__version__}.",
     ):
         assert words in body
+
+
+def test_a_limit_that_the_user_chose_is_judged_on_a_small_model_too(adapter: Path):
+    settings = DistillSettings(max_val_loss=0.5)
+    criteria = judge_adapter(settings, adapter, REACHED, nn.Linear(2, 2), trainable_parameters=LORA_PARAMETERS)
+    assert [each.holds for each in criteria] == [True, True, False, None]
+    assert exit_code(settings, criteria) == 0
+    assert exit_code(DistillSettings(require_criteria=True), criteria) == 1

@@ -99,6 +99,23 @@ def test_the_recorded_loss_of_the_best_adapter_is_measured_again_exactly(
     assert not (finished.parent / "unused").exists()
 
 
+def test_an_adapter_that_is_validated_is_judged_too(
+    world: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = flags(world, finished.parent / "unused", validate_only=True, adapter=finished / ADAPTER_FOLDER)
+    assert run_command_line([*again, "--require_criteria", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["criteria_met"] is True
+    for missed in (["--max_val_loss", "0.001"], ["--adapter_size_mb", "99"]):
+        assert run_command_line([*again, *missed, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["criteria_met"] is False
+        assert run_command_line([*again, *missed, "--require_criteria"]) == 1
+        assert "NO" in capsys.readouterr().out
+
+
+def test_what_changes_nothing_may_differ_in_a_resumed_run(world: Path, finished: Path) -> None:
+    assert run_command_line(flags(world, finished, **HARD, resume=True, strategy="ddp")) == 0
+
+
 def test_checkpoint_every_counts_steps_or_minutes() -> None:
     by_steps = loop_settings(DistillSettings(checkpoint_every="10"), 100)
     by_minutes = loop_settings(DistillSettings(checkpoint_every="10m"), 100)
@@ -419,6 +436,9 @@ def test_early_stopping_ends_after_validations_that_did_not_help(world: Path, tm
     assert state is not None
     assert state.step < 9 * 4
     assert state.bad_validations == 2
+    # Inside the first epoch of four steps: what an epoch leaves is left all the same.
+    assert state.step < 4
+    assert [path.name for path in output.glob("val_metrics_epoch_*.txt")] == ["val_metrics_epoch_1.txt"]
 
 
 def test_max_samples_counts_pictures_that_are_there(tmp_path: Path) -> None:
@@ -461,3 +481,5 @@ def test_a_title_that_is_missing_is_counted_and_kept(tmp_path: Path, capsys: pyt
     summary = json.loads(capsys.readouterr().out)
     assert summary["skipped"] == 0
     assert summary["notes"] == {"titles missing, taken as 'No Title'": 2}
+    (log,) = (tmp_path / "logs").glob("training_*.log")
+    assert "2 titles missing, taken as 'No Title'" in log.read_text(encoding="utf-8")

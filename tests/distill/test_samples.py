@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaTokenizer
 
 from lavic.distill.samples import collect_samples, costs, require_samples
-from lavic.errors import NothingLeftError
+from lavic.errors import InputError, NothingLeftError
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
 from lavic.model.accelerations import PLAIN, Accelerations
 from lavic.model.sequences import SequenceBuilder
@@ -99,6 +99,21 @@ def test_a_sample_of_just_max_length_is_kept_and_one_token_more_is_not(tmp_path:
     ]
 
 
+def test_texts_too_long_by_different_numbers_of_tokens_are_one_reason(tmp_path: Path, builder: SequenceBuilder):
+    names = [f"{letter}_0.jpg" for letter in "ABC"]
+    folder = pictures(tmp_path / "images", *names)
+    images = [image(name, "red " * (50 + number)) for number, name in enumerate(names)]
+    images += [image("D_0.jpg"), image("E_0.jpg")]
+    skipped = SkipLog(tmp_path / "skipped.jsonl")
+    samples = collect_samples(images, folder, builder, skipped, max_length=30)
+    told = {"… tokens, more than --max-length 30": 3, "there is no such picture": 2}
+    assert dict(skipped.by_reason) == told
+    with pytest.raises(NothingLeftError, match="most frequent reason, 3 times: … tokens, more than --max-length 30"):
+        require_samples(samples, tmp_path / "train.json", folder, skipped)
+    again = SkipLog(tmp_path / "skipped.jsonl", resume=True)
+    assert dict(again.by_reason) == told
+
+
 def test_the_tokens_named_are_prompt_and_description_with_bos_and_eos(
     tmp_path: Path, builder: SequenceBuilder, tokenizer: LlamaTokenizer
 ):
@@ -183,7 +198,7 @@ def test_nothing_left_names_the_most_frequent_reason(tmp_path: Path):
 
 
 def test_nothing_left_because_the_folder_is_not_there_names_the_folder(tmp_path: Path):
-    with pytest.raises(NothingLeftError, match="images: the folder with the pictures does not exist"):
+    with pytest.raises(InputError, match="images: the folder with the pictures does not exist"):
         require_samples([], Path("x.json"), tmp_path / "images", SkipLog())
 
 

@@ -12,10 +12,10 @@ from small_world import refused
 from tune_world import evaluate_flags, make_shop, rows_of, write_rows
 
 from lavic.cli.main import run_command_line
+from lavic.conversations import Conversation
 from lavic.evaluate.metrics import RankedRow, measure
 from lavic.evaluate.page import choose_rows, report_page, show, turns
 from lavic.evaluate.results import SystemResult
-from lavic.formats import Conversation
 from lavic.layout import data_paths
 from lavic.model.load import load_base
 from lavic.model.recommendation import Candidate, RecommendationPrompts

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lavic.console import Console
+from lavic.conversations import Conversation, read_conversations
 from lavic.errors import InputError, OutputError
 from lavic.evaluate.metrics import RankedRow, differences, measure
 from lavic.evaluate.naming import named_candidate
@@ -29,7 +30,7 @@ from lavic.evaluate.results import (
     write_test_results,
 )
 from lavic.files import read_json
-from lavic.formats import Conversation, SkipLog, read_conversations
+from lavic.formats import SkipLog
 
 HEADER = b"model_dir,candidate_type,lr,weight_decay,num_epochs,recall@1,validity@1,output_file\r\n"
 LINE = b"out_tuned,candidates_st,5e-05,1e-05,1,0.25,1.0,test_results_candidates_st.jsonl\r\n"

@@ -382,6 +382,9 @@ def test_configuration_files_that_cannot_be_used(
     [
         (None, "the file does not exist"),
         ("distill: [1", "cannot be read as YAML"),
+        ("distill: 2024-13-45", "cannot be read as YAML (month must be in 1..12)"),
+        ("distill: !!bool maybe", "cannot be read as YAML"),
+        ("distill: !!timestamp now", "cannot be read as YAML"),
         ("[" * 100_000, "cannot be read as YAML (it nests too deeply)"),
         ("- a", "must hold names and wordings"),
         ({"distil": "x"}, "no prompt is called 'distil'"),

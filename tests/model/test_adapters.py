@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -360,6 +361,28 @@ def test_a_damaged_configuration_is_refused(saved, text):
     (saved[0] / CONFIG_FILE).write_text(text)
     with pytest.raises(AdapterError, match="is not the configuration of an adapter"):
         read_lora_settings(saved[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (CONFIG_FILE, "is not the configuration of an adapter (this is a pipe, not a file)"),
+        (WEIGHTS_FILE, "cannot be read (this is a pipe, not a file)"),
+    ],
+)
+def test_a_pipe_in_an_adapters_place_does_not_hang(saved, tokenizer, name, problem):
+    (saved[0] / name).unlink()
+    os.mkfifo(saved[0] / name)
+    for use in (fingerprint, lambda folder: load_vision_adapter(make_base(tokenizer).model, folder)):
+        with pytest.raises(AdapterError) as raised:
+            use(saved[0])
+        assert raised.value.sentence == f"{saved[0] / name}: {problem}."
+
+
+def test_an_adapter_without_weights_has_no_fingerprint(saved):
+    (saved[0] / WEIGHTS_FILE).unlink()
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is missing"):
+        fingerprint(saved[0])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from transformers import BertConfig, LlamaConfig, LlavaNextForConditionalGenerat
 from lavic.errors import ModelError
 from lavic.model.adapters import LoraSettings, attach_vision_lora
 from lavic.model.full_tokens import FullTokenModel
-from lavic.model.load import BaseModel, load_base, public_name, resolve_source
+from lavic.model.load import BaseModel, load_base, looks_local, public_name, resolve_source
 from lavic.model.losses import target_loss
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
@@ -217,6 +218,13 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
     )
 
 
+def test_a_mistyped_name_beside_other_checkpoints_is_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    assert refusal("weights/llava").startswith("weights/llava: there is no such folder. ")
+    assert not looks_local("llava-hf/llava-v1.6-mistral-7b-hf")
+
+
 def test_a_file_is_no_model(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     wanted = f"{tmp_path}/model.safetensors: a model is a folder, this is a file."
@@ -337,6 +345,15 @@ def test_other_damaged_files_are_named(checkpoint, name):
     path = checkpoint / name
     path.write_bytes(path.read_bytes()[:50])
     assert refusal(checkpoint).startswith(f"{path}: cannot be read (")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model-00002-of-00002.safetensors"])
+def test_a_pipe_in_a_files_place_does_not_hang(checkpoint, name):
+    (checkpoint / name).unlink(missing_ok=True)
+    os.mkfifo(checkpoint / name)
+    sentence = refusal(checkpoint)
+    assert sentence.startswith(f"{checkpoint / name}: ")
+    assert "this is a pipe, not a file" in sentence
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])

@@ -112,9 +112,30 @@ def test_another_seed_gives_other_ids_and_pictures():
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"the folder is not empty\. Replace the catalogue in it with --overwrite"):
+    with pytest.raises(
+        OutputError, match=r"holds 1 files or folders already \(notes.txt\)\. Replace it with --overwrite"
+    ):
         write_catalogue(tmp_path, 12, seed=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".lavic.lock"}
+
+
+@pytest.mark.parametrize("name", ["train_images/B000000000_0.jpg", "item2meta_train.json"])
+def test_overwrite_never_replaces_what_was_not_drawn(tmp_path, name):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("days of crawling")
+    with pytest.raises(OutputError, match="holds data that this command did not make, so it is not replaced"):
+        write_catalogue(tmp_path, 12, seed=0, overwrite=True)
+    assert mine.read_text() == "days of crawling"
+
+
+def test_a_catalogue_cut_short_can_be_drawn_again(tmp_path):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_catalogue(tmp_path, 12, seed=0, on_progress=stop)
+    assert write_catalogue(tmp_path, 12, seed=0, overwrite=True).items == 12
 
 
 def test_overwrite_replaces_the_catalogue_and_nothing_else(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from small_world import refused
 
 from lavic.cli.main import run_command_line
+from lavic.conversations import read_conversations
 from lavic.errors import ConfigError
-from lavic.formats import SkipLog, read_conversations
+from lavic.formats import SkipLog
 from lavic.toyshop.conversations import (
     CATEGORY,
     ConversationCounts,

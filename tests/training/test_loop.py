@@ -316,7 +316,8 @@ def test_patience_ends_the_run_inside_an_epoch():
     assert len(task.reports) == 5
     assert trainer.state.finished
     assert trainer.state.best_step == 3
-    assert task.called("epoch_done") == []
+    # What an epoch leaves is left by a part of one too.
+    assert task.called("epoch_done") == [0]
 
 
 def test_max_steps_ends_the_run_inside_an_epoch_with_a_validation():
@@ -593,6 +594,12 @@ def test_other_ways_of_saying_that_memory_is_full(error: Exception, sentence: st
 def test_a_full_memory_of_the_machine_is_one_sentence_too():
     with pytest.raises(TrainingError, match=r"the machine's memory is full"), machine_failures():
         torch.empty(10**16)  # as torch itself says it
+
+
+def test_a_command_that_does_not_train_has_a_mend_of_its_own():
+    sentence = r"memory is full\. What was made is kept\.$"
+    with pytest.raises(TrainingError, match=sentence), machine_failures("What was made is kept."):
+        raise MemoryError
 
 
 def test_other_errors_stay_what_they_are():

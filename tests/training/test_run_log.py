@@ -15,7 +15,8 @@ import pytest
 
 from lavic.console import Console
 from lavic.errors import OutputError
-from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, TIMING_FIELDS, RunLog, new_log_path
+from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS, RunLog, new_log_path
+from lavic.training.run_process import PROCESS_FILE
 from lavic.training.run_view import read_run
 
 

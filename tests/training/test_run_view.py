@@ -16,8 +16,8 @@ import pytest
 
 from lavic.folders import FolderLock
 from lavic.skipped import SkipLog
-from lavic.training.run_log import EVENTS_FILE, PROCESS_FILE, SKIPPED_FILE, RunLog
-from lavic.training.run_process import lock_holder
+from lavic.training.run_log import EVENTS_FILE, SKIPPED_FILE, RunLog
+from lavic.training.run_process import PROCESS_FILE, lock_holder
 from lavic.training.run_view import RunReader, read_run, smoothing_window
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lavic.check.dataset import Listed, sequence_problem
 from lavic.console import Console
+from lavic.conversations import Conversation
 from lavic.errors import InputError, NothingLeftError
-from lavic.formats import Conversation
 from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.model.sequences import Sequence
 from lavic.rows import REPEATED_KEY
@@ -103,7 +103,7 @@ class Split:
         """Tokens of prompt and answer, and what each is called; none without a tokenizer."""
         if not self.tokenised:
             return []
-        asked = [(row.length, line_of(row.conversation)) for row in self.rows]
+        asked = [(row.length, row.conversation.place) for row in self.rows]
         return [*((sample.length, sample.name) for sample in self.samples), *asked]
 
     @property
@@ -123,11 +123,6 @@ class Split:
     def with_right(self) -> int:
         """Rows whose candidates hold a right item: no more can be hit."""
         return sum(not row.conversation.ground_truth.isdisjoint(row.item_ids) for row in self.rows)
-
-
-def line_of(conversation: Conversation) -> str:
-    """``line 12``."""
-    return conversation.where.rpartition(", ")[2]
 
 
 def look_at_split(
@@ -196,7 +191,7 @@ def _kept(
     """The same rows, remembered; a file that breaks off gives those before the place."""
     try:
         for conversation, candidates in rows:
-            found.given[line_of(conversation)] = candidates
+            found.given[conversation.place] = candidates
             advance(1)
             yield conversation, candidates
     except InputError as error:
@@ -216,7 +211,7 @@ def _look_at_tokens(
     for row in found.rows:
         sequence = prompts.sequence(row.context, row.candidates, max(row.item_ids, key=len))
         found.choice_tokens = max(found.choice_tokens, len(row.candidates) * sequence.target_tokens)
-        _judge(found, line_of(row.conversation), sequence, row.candidates, prompts, eos=True)
+        _judge(found, row.conversation.place, sequence, row.candidates, prompts, eos=True)
         advance(1)
 
 

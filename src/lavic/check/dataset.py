@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lavic.check.pictures import PictureReport, look_at_pictures
 from lavic.console import Console
-from lavic.distill.samples import collect_samples
+from lavic.distill.samples import TOO_LONG, collect_samples
 from lavic.distill.teacher import NOT_STORED, OTHER_TEXT, TeacherStore
 from lavic.errors import InputError
 from lavic.formats import NO_TITLE_NOTE, ItemImage
@@ -21,7 +21,6 @@ from lavic.training.loaders import Sample
 #: Named in the table, of each kind of trouble.
 EXAMPLES = 3
 _EMPTY_TEXT = "the text is empty"
-_TOO_LONG = "more than --max-length"
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class DataSet:
         return self.place.max_samples is not None and there >= self.place.max_samples
 
 
-def look_at(
+def look_at_metadata(
     place: Place,
     images: Iterator[ItemImage],
     skipped: Listed,
@@ -137,11 +136,9 @@ def look_at(
     console: Console,
     *,
     max_length: int,
-    seed: int,
-    thorough: bool,
     teacher: TeacherStore | None = None,
 ) -> DataSet:
-    """Read one data set and look at its pictures; never raises for what is wrong with the pictures.
+    """Read one data set's metadata and make its samples; which pictures are there is seen, not yet what is in them.
 
     Args:
         images: a reader of ``lavic.formats`` on the metadata, which lists in ``skipped``.
@@ -154,7 +151,7 @@ def look_at(
     found = DataSet(place, tokenised=builder is not None)
     sifted = Listed()
     with console.progress(f"Reading {place.part} metadata", None) as bar:
-        samples = collect_samples(
+        found.samples = collect_samples(
             _counted(images, found, bar.advance),
             place.images_dir,
             builder or NoTokens(),
@@ -169,19 +166,22 @@ def look_at(
     found.unfit = list(sifted.rows)
     for name, reason in sifted.rows:
         untaught = reason in (NOT_STORED, OTHER_TEXT)
-        kind = found.untaught if untaught else found.too_long if _TOO_LONG in reason else found.missing
+        kind = found.untaught if untaught else found.too_long if TOO_LONG in reason else found.missing
         kind.append((name, reason))
     if builder is not None:
-        found.wrong = [
-            (sample.name, problem) for sample in samples if (problem := sequence_problem(sample.sequence, builder))
-        ]
-    with console.progress(f"Looking at {place.part} pictures", len(samples)) as bar:
-        paths = list(dict.fromkeys(sample.path for sample in samples))
+        problems = ((sample.name, sequence_problem(sample.sequence, builder)) for sample in found.samples)
+        found.wrong = [(name, problem) for name, problem in problems if problem]
+    return found
+
+
+def look_into_pictures(found: DataSet, console: Console, *, seed: int, thorough: bool) -> None:
+    """Take out the samples whose pictures are broken; never raises for what is wrong with one."""
+    with console.progress(f"Looking at {found.place.part} pictures", len(found.samples)) as bar:
+        paths = list(dict.fromkeys(sample.path for sample in found.samples))
         found.pictures = look_at_pictures(paths, seed=seed, thorough=thorough, advance=bar.advance)
     broken = found.pictures.broken
-    found.unfit += [(sample.name, broken[sample.path]) for sample in samples if sample.path in broken]
-    found.samples = [sample for sample in samples if sample.path not in broken]
-    return found
+    found.unfit += [(sample.name, broken[sample.path]) for sample in found.samples if sample.path in broken]
+    found.samples = [sample for sample in found.samples if sample.path not in broken]
 
 
 def _counted(images: Iterable[ItemImage], found: DataSet, advance: object) -> Iterator[ItemImage]:

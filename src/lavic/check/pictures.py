@@ -9,19 +9,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
-from PIL import Image
-
 from lavic.errors import ImageError
 from lavic.files import open_regular
-from lavic.images import IMAGE_FORMATS, IMAGE_LIMITS, read_image
+from lavic.images import IMAGE_LIMITS, opened_image, read_image
 
 #: Pictures that are decoded although they look right.
 DECODED_SAMPLE = 200
@@ -119,24 +115,17 @@ def _look_at(path: Path, decode: bool) -> _Result:
 def _looks_whole(path: Path) -> bool:
     """Whether the first and last bytes are those of a picture that the run takes."""
     try:
-        with open_regular(path) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with open_regular(path) as stream:
             head = stream.read(_HEAD_BYTES)
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _TAIL_BYTES))
             tail = stream.read()
             stream.seek(0)
-            with Image.open(stream, formats=_formats()) as image:
+            with opened_image(stream) as image:
                 small = size <= IMAGE_LIMITS.max_bytes and image.width * image.height <= IMAGE_LIMITS.max_pixels
                 return small and _ends_well(str(image.format), head, tail, size)
     except Exception:  # a border: the run's own function says what is wrong
         return False
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
 
 
 def _ends_well(kind: str, head: bytes, tail: bytes, size: int) -> bool:

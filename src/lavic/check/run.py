@@ -8,7 +8,7 @@ from functools import partial
 from lavic.check import machine, output
 from lavic.check.config import CheckSettings
 from lavic.check.data import counts_of, judge, leak
-from lavic.check.dataset import DataSet, Listed, Place, look_at
+from lavic.check.dataset import DataSet, Listed, Place, look_at_metadata, look_into_pictures
 from lavic.check.findings import Finding, ok, plural, warning
 from lavic.check.memory import estimate
 from lavic.check.report import Report, command_line
@@ -101,17 +101,16 @@ def _data_set(report: DistillReport, place: Place, builder: SequenceBuilder | No
     settings, skipped = report.settings, Listed()
     training = place.part == "training"
     read = read_train_metadata if training else read_valid_metadata
-    found = look_at(
+    found = look_at_metadata(
         place,
         read(place.metadata, skipped),
         skipped,
         builder,
         report.console,
         max_length=settings.max_length,
-        seed=settings.seed,
-        thorough=settings.thorough,
         teacher=report.teacher if training else None,
     )
+    look_into_pictures(found, report.console, seed=settings.seed, thorough=settings.thorough)
     report.counts["train" if training else "valid"] = counts_of(found)
     if training:
         report.train = found

@@ -120,6 +120,22 @@ class GuardedResolver(AbstractResolver):
         """Nothing is held."""
 
 
+def parsed_url(text: str) -> URL:
+    """An address from data, or a part of one (``../a.jpg``), without fragment.
+
+    Raises:
+        CrawlFailure: ``bad_url``.
+    """
+    try:
+        url = URL(text.strip()).with_fragment(None)
+        _ = url.raw_host, url.port
+        # yarl takes what no request line can hold, such as half a surrogate pair.
+        str(url).encode("ascii")
+    except (ValueError, TypeError, IndexError) as error:  # the last from yarl, of http://]n[:@
+        raise CrawlFailure("bad_url", "the address cannot be understood") from error
+    return url
+
+
 def checked_url(text: str, rules: AddressRules) -> URL:
     """An address from data as one that may be asked, without fragment.
 
@@ -128,14 +144,8 @@ def checked_url(text: str, rules: AddressRules) -> URL:
     """
     if len(text) > MAX_URL_CHARS:
         raise CrawlFailure("bad_url", f"the address is longer than {MAX_URL_CHARS} characters")
-    try:
-        url = URL(text.strip()).with_fragment(None)
-        host = url.raw_host
-        _ = url.port
-        # yarl takes what no request line can hold, such as half a surrogate pair.
-        str(url).encode("ascii")
-    except (ValueError, TypeError) as error:
-        raise CrawlFailure("bad_url", "the address cannot be understood") from error
+    url = parsed_url(text)
+    host = url.raw_host
     if url.scheme not in _SCHEMES or not host:
         raise CrawlFailure("bad_url", f"the address is not http or https ({url.scheme[:20] or 'no scheme'})")
     if url.raw_user is not None or url.raw_password is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from lavic.crawl.addresses import AddressRules, checked_url
+from lavic.crawl.addresses import AddressRules, checked_url, parsed_url
 from lavic.crawl.config import CrawlSettings
 from lavic.crawl.exchange import Answer, open_session, request
 from lavic.crawl.failures import CrawlFailure, Stopped, http_failure
@@ -158,11 +158,7 @@ class Fetcher:
 
     def _next(self, url: URL, answer: Answer) -> URL:
         try:
-            joined = url.join(URL(answer.headers["Location"]))
-        except ValueError as error:
-            raise CrawlFailure("bad_url", "it redirects to no address", http_code=answer.code) from error
-        try:
-            return checked_url(str(joined), self._rules)
+            return checked_url(str(url.join(parsed_url(answer.headers["Location"]))), self._rules)
         except CrawlFailure as failure:
             problem = f"it redirects to where {failure.message}"
             raise CrawlFailure(failure.kind, problem, http_code=answer.code) from failure

@@ -8,13 +8,11 @@ pictures a second one by one, 550 in groups).
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lavic.errors import OutputError
-from lavic.files import output_error
+from lavic.files import output_error, part_of, sync_path
 
 
 def write_group(files: Sequence[tuple[Path, bytes]]) -> list[OutputError | None]:
@@ -23,7 +21,7 @@ def write_group(files: Sequence[tuple[Path, bytes]]) -> list[OutputError | None]
     The halves are called ``.NAME.<pid>.part``, as ``prepare_output`` knows them.
     """
     errors: list[OutputError | None] = [None] * len(files)
-    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path, _ in files]
+    parts = [part_of(path) for path, _ in files]
     for step in (_write, _sync, _rename):
         for number, (path, data) in enumerate(files):
             if errors[number] is None:
@@ -34,9 +32,9 @@ def write_group(files: Sequence[tuple[Path, bytes]]) -> list[OutputError | None]
                     with contextlib.suppress(OSError):
                         parts[number].unlink(missing_ok=True)
     for folder in {path.parent for path, _ in files}:
-        # The names: some network file systems cannot, and the renaming itself has happened.
+        # The names: if it fails, the renaming itself has happened.
         with contextlib.suppress(OSError):
-            _sync(folder, folder, b"")
+            sync_path(folder)
     return errors
 
 
@@ -45,14 +43,7 @@ def _write(path: Path, part: Path, data: bytes) -> None:
 
 
 def _sync(path: Path, part: Path, data: bytes) -> None:
-    descriptor = os.open(part, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    sync_path(part)
 
 
 def _rename(path: Path, part: Path, data: bytes) -> None:

@@ -29,7 +29,7 @@ from lavic.rendering import duration
 from lavic.skipped import SkipLog, most_frequent
 
 SKIPPED_NAME = "crawl_skipped.jsonl"
-# Files that are open besides the connections.
+# Files that are open besides the connections and one socket to each picture process.
 _OTHER_FILES = 64
 
 
@@ -50,7 +50,7 @@ def run(settings: CrawlSettings, console: Console) -> Outcome:
         LavicError: the metadata cannot be used, or pictures cannot be written.
     """
     require_files(settings)
-    _allow_files(settings.workers)
+    _allow_files(settings.workers, _processes(settings))
     tally = Tally(settings.stop_after, settings.stop_share)
     with ExitStack() as stack:
         folders = image_folders(settings)
@@ -74,7 +74,7 @@ def run(settings: CrawlSettings, console: Console) -> Outcome:
 async def _crawl(plan: Plan, storage: Storage, report: Report, tally: Tally, console: Console) -> _Ended:
     settings = plan.settings
     stop = asyncio.Event()
-    processes = settings.processes or len(os.sched_getaffinity(0))
+    processes = _processes(settings)
     wanted = Wanted(settings.longest_side, settings.quality, settings.reencode, settings.max_pixels)
     # On 80 columns there is room for one reason beside the bar.
     reasons = 1 if console.stderr.isatty() and shutil.get_terminal_size().columns < 110 else 3
@@ -113,13 +113,19 @@ def _on_signals(stop: asyncio.Event, pipeline: Pipeline, tell: Callable[[str], N
     return seen
 
 
-def _allow_files(workers: int) -> None:
-    """Every connection is an open file, of which many systems allow 1,024."""
+def _processes(settings: CrawlSettings) -> int:
+    """How many processes decode pictures."""
+    return settings.processes or len(os.sched_getaffinity(0))
+
+
+def _allow_files(workers: int, processes: int) -> None:
+    """Every connection is an open file, also that to a picture process; many systems allow 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = workers + _OTHER_FILES
+    needed = workers + processes + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            problem = f"{workers} connections at a time are more than the {hard} open files that this system allows"
+            kinds = f"{workers} connections at a time and {processes} picture processes"
+            problem = f"{kinds} need {needed} open files; this system allows {hard}"
             raise ConfigError(problem, where="--workers", remedy="Lower it, or raise `ulimit -n`.")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from lavic.crawl.plan import mark_of
 from lavic.errors import InputError
-from lavic.files import output_error
+from lavic.files import output_error, sync
 
 _SHARD = re.compile(r"shard-(\d{6})\.tar")
 _OPEN = re.compile(r"\.shard-(\d{6})\.tar\.open")
@@ -40,7 +40,7 @@ class Shards:
     """The shards of one folder, which only this process writes to; use as a context.
 
     Raises:
-        InputError: a shard that is there is not a tar.
+        InputError: a shard that is there is not a tar, or none of lavic's.
         OutputError: the folder cannot be written to.
     """
 
@@ -145,7 +145,7 @@ class Shards:
                 # A disk that fills up here leaves an open shard, which the next run takes up.
                 if self._count:
                     stream.write(_END)
-                    os.fsync(stream.fileno())
+                    sync(stream.fileno())
             if self._count:
                 self._open_path.rename(self._folder / self.current)
             else:
@@ -167,6 +167,9 @@ def _samples(path: Path, *, whole: bool = True) -> Iterator[tuple[dict[str, Any]
 
     Args:
         whole: whether the file must be a whole tar; else half a sample at its end is passed over.
+
+    Raises:
+        InputError: it is not, or a sample is none of lavic's.
     """
     data = b""
     try:
@@ -182,10 +185,17 @@ def _samples(path: Path, *, whole: bool = True) -> Iterator[tuple[dict[str, Any]
                     end = member.offset_data + member.size + (-member.size % 512)
                     if not whole and end > path.stat().st_size:
                         return
-                    yield json.loads(text), data, end
+                    facts = json.loads(text)
+                    if not isinstance(facts, dict) or "image_name" not in facts:
+                        raise _not_ours(path)  # in an open shard too: no kill leaves this
+                    yield facts, data, end
                 elif not whole:
                     data = content.read()
-    except (tarfile.TarError, ValueError, KeyError, EOFError, OSError) as error:
+    except (tarfile.TarError, ValueError, KeyError, EOFError, OSError, RecursionError) as error:
         if whole:  # half a shard ends in some such way, and what came before it is good
-            remedy = "It is damaged or no shard of lavic: move it away and run again."
-            raise InputError("the shard cannot be read", where=str(path), remedy=remedy) from error
+            raise _not_ours(path) from error
+
+
+def _not_ours(path: Path) -> InputError:
+    remedy = "It is damaged or no shard of lavic: move it away and run again."
+    return InputError("the shard cannot be read", where=str(path), remedy=remedy)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lavic.conversations import read_conversations
 from lavic.crawl.config import CrawlSettings
 from lavic.crawl.tables import table_rows
 from lavic.errors import InputError
 from lavic.files import safe_name
-from lavic.formats import image_address, item_id_of, read_conversations
-from lavic.json_stream import stream_members
-from lavic.rows import PublicRow, check_row, json_kind, name_problem, read_rows
+from lavic.formats import image_address, item_id_of, item_rows
+from lavic.layout import SPLIT_NAMES, picture_name, split_files
+from lavic.rows import PublicRow, check_row, name_problem, read_rows
 from lavic.skipped import SkipLog
 
 TRAIN, VALID, TABLE = "train", "valid", "table"
-CONVERSATION_FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
 _PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
@@ -99,22 +99,14 @@ def require_files(settings: CrawlSettings) -> None:
 
 
 def _train_targets(path: Path, images_per_item: int | None, skipped: SkipLog) -> Iterator[Target]:
-    for member in stream_members(path):
-        place, reason = f"item {member.key}", name_problem(member.key)
-        if not reason and not isinstance(member.value, dict):
-            reason = f"the item is {json_kind(member.value)}, not an object"
-        if reason:
-            skipped.add(file=path, where=place, reason=reason)
-            continue
-        row, key, reason = check_row(_ItemPictures, member.value)
-        if row is None:
-            skipped.add(file=path, where=place, key=key, reason=reason)
-            continue
+    # Each time that an item stands there: the plan, which takes less memory, finds names that repeat.
+    for item_id, row, _ in item_rows(path, _ItemPictures, skipped, once=False):
         if not row.images:
             skipped.note("items without pictures")
         for number, entry in enumerate((row.images or [])[:images_per_item]):
             url, url_key = image_address(entry)
-            yield from _named(TRAIN, member.key, f"{member.key}_{number}.jpg", url, url_key, (path, place, skipped))
+            place = (path, f"item {item_id}", skipped)
+            yield from _named(TRAIN, item_id, picture_name(item_id, number), url, url_key, place)
 
 
 def _valid_targets(path: Path, images_per_item: int | None, skipped: SkipLog) -> Iterator[Target]:
@@ -139,7 +131,7 @@ def _table_targets(path: Path, settings: CrawlSettings, skipped: SkipLog) -> Ite
         is_file_name = name.lower().endswith(_PICTURE_ENDINGS)
         item_id = item_id_of(name) if is_file_name else name
         for number, url in enumerate(urls[: 1 if is_file_name else settings.images_per_item]):
-            image_name = name if is_file_name else f"{name}_{number}.jpg"
+            image_name = name if is_file_name else picture_name(name, number)
             yield from _named(TABLE, item_id, image_name, url, settings.url_column, (path, place, skipped))
 
 
@@ -162,13 +154,12 @@ def category_ids(data_dir: Path, category: str, skipped: SkipLog) -> frozenset[s
         InputError: none of its files is there.
     """
     folder = data_dir / safe_name(category)
-    paths = [folder / name for name in CONVERSATION_FILES if (folder / name).exists()]
+    paths = split_files(folder).values()
     if not paths:
-        names = ", ".join(CONVERSATION_FILES)
-        remedy = f"--category names a folder beside the metadata that holds {names}."
+        remedy = f"--category names a folder beside the metadata that holds {SPLIT_NAMES}."
         raise InputError("there are no conversations here", where=str(folder), remedy=remedy)
     ids: set[str] = set()
     for path in paths:
         for conversation in read_conversations(path, skipped):
-            ids.update(conversation.gt_items, conversation.context_items, *conversation.candidates.values())
+            ids.update(conversation.needed_ids, conversation.context_items)
     return frozenset(ids)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lavic.formats import DESCRIPTIONS_KEY, NO_TITLE, NO_TITLE_NOTE, URL_KEYS
+from lavic.formats import DESCRIPTIONS_KEY, URL_KEYS, title_of
 from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem
 from lavic.skipped import SkipLog
 
@@ -84,11 +84,9 @@ def as_item(meta: MetaRow, images_per_item: int, path: Path, skipped: SkipLog) -
     if row is None or reason:
         skipped.add(file=path, where=meta.where, key=key, reason=reason)
         return None
-    if not row.title or not row.title.strip():
-        skipped.note(NO_TITLE_NOTE)
     categories = _texts(row.categories) or _texts([row.main_category])
     return {
-        "title": row.title if row.title and row.title.strip() else NO_TITLE,
+        "title": title_of(row.title, skipped),
         "categories": categories,
         "features": _texts(row.features),
         "description": _texts(row.description),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,23 +13,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lavic.conversations import write_conversations
 from lavic.data.amazon import addresses, as_item, read_meta
 from lavic.data.build_rows import Row, assign_splits, chosen_conversations, conversation_sources, read_all
 from lavic.data.config import BuildSettings
 from lavic.data.lots import Lots
-from lavic.data.outputs import marked_category, prepare_marked, refuse_sources_inside
+from lavic.data.outputs import marked_category, refuse_sources_inside
 from lavic.data.splits import choose_valid, picture_groups
 from lavic.errors import ConfigError, NothingLeftError
-from lavic.files import FolderLock, json_line, output_error, read_jsonl, write_json
-from lavic.formats import (
-    NO_TITLE_NOTE,
-    Item,
-    ItemImage,
-    write_conversations,
-    write_train_metadata,
-    write_valid_metadata,
-)
-from lavic.layout import TRAIN_METADATA, VALID_METADATA
+from lavic.files import FolderLock, json_line, output_error, part_of, prepare_marked, read_jsonl, write_json
+from lavic.formats import NO_TITLE_NOTE, Item, ItemImage, write_train_metadata, write_valid_metadata
+from lavic.layout import TRAIN_METADATA, VALID_METADATA, picture_name
 from lavic.rows import name_problem
 from lavic.skipped import SkipLog
 
@@ -115,7 +108,7 @@ def _build(
         raise NothingLeftError("no conversation can be used", where=str(settings.conversations))
     mentioned = {item_id for row in rows for item_id in (*row.needed, *row.mentioned)}
     output_dir, left_out = settings.output_dir, Counter[str]()
-    spool = output_dir / f".{_SPOOL}.{os.getpid()}.part"
+    spool = part_of(output_dir / _SPOOL)
     try:
         catalogue = _collect(settings, mentioned, spool, skipped, advance)
         shares = (settings.valid_share, settings.test_share, settings.seed)
@@ -197,7 +190,7 @@ def _write_items(output_dir: Path, catalogue: Catalogue, valid_ids: set[str]) ->
     write_valid_metadata(
         output_dir / VALID_METADATA,
         (
-            ItemImage(item_id, f"{item_id}_{index}.jpg", row["title"], "", image_url=entry["large"])
+            ItemImage(item_id, picture_name(item_id, index), row["title"], "", image_url=entry["large"])
             for item_id, row in _spooled(catalogue)
             if item_id in valid_ids
             for index, entry in enumerate(row["images"])

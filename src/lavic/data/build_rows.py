@@ -9,11 +9,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavic.conversations import Conversation, read_conversations
 from lavic.data.conversation_facts import leaks_of, opening_post
 from lavic.data.splits import split_posts
 from lavic.errors import InputError, NothingLeftError
-from lavic.formats import Conversation, read_conversations
-from lavic.layout import SPLITS
+from lavic.layout import SPLIT_NAMES, SPLITS, split_files
 from lavic.skipped import SkipLog
 
 #: A post that stands in two splits stays in the first of these, so that a published test set stays whole.
@@ -49,9 +49,9 @@ def conversation_sources(path: Path) -> dict[str, Path]:
     """
     if not path.is_dir():
         return {"": path}
-    found = {split: path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()}
+    found = split_files(path)
     if not found:
-        problem = "the folder holds no train.jsonl, valid.jsonl or test.jsonl"
+        problem = f"the folder holds no {SPLIT_NAMES}"
         raise InputError(problem, where=str(path), remedy="Give --conversations a file, or the folder of a category.")
     return found
 
@@ -63,7 +63,7 @@ def read_all(sources: dict[str, Path], skipped: SkipLog) -> list[Row]:
     for split in sorted(sources, key=("", *_STRONGEST).index):
         path = sources[split]
         for index, conversation in enumerate(read_conversations(path, skipped)):
-            where = conversation.where.rpartition(", ")[2]
+            where = conversation.place
             mark = _mark(conversation)
             if not conversation.gt_items:
                 skipped.add(file=path, where=where, key="gt_items", reason="the conversation has no right item")
@@ -84,8 +84,7 @@ def _mark(row: Conversation) -> bytes:
 
 
 def _row(path: Path, split: str, index: int, row: Conversation) -> Row:
-    needed = dict.fromkeys([*row.gt_items, *(item_id for ids in row.candidates.values() for item_id in ids)])
-    return Row(path, split, index, tuple(needed), row.context_items, opening_post(row.context))
+    return Row(path, split, index, row.needed_ids, row.context_items, opening_post(row.context))
 
 
 def assign_splits(

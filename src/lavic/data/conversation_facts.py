@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from lavic.conversations import Conversation, read_conversations
 from lavic.data.spread import Spread
-from lavic.formats import Conversation, SkipLog, read_conversations
+from lavic.formats import SkipLog
 
 #: The published lists have ten candidates each.
 CANDIDATES = 10

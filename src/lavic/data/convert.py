@@ -8,25 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lavic.data.outputs import CONVERTED_MARKER, prepare_conversion
 from lavic.errors import ConfigError, InputError, NothingLeftError, OutputError
-from lavic.files import FolderLock, atomic_path, open_regular, prepare_output, safe_join, write_json
-from lavic.formats import NO_TITLE, Item, ItemImage, write_train_metadata, write_valid_metadata
+from lavic.files import FolderLock, atomic_path, open_regular, safe_join, write_json
+from lavic.formats import Item, ItemImage, title_of, write_train_metadata, write_valid_metadata
 from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem, text_problem
 from lavic.skipped import SkipLog
 
 TextSource = Literal["descriptions", "captions", "both"]
-
-# Names the settings of a conversion; its presence says that a folder was made by one, and may be replaced.
-MARKER = "converted.json"
-OUTPUTS = (
-    MARKER,
-    TRAIN_METADATA,
-    VALID_METADATA,
-    TRAIN_IMAGES,
-    VALID_IMAGES,
-    "skipped.jsonl",
-)
 
 
 @dataclass(frozen=True)
@@ -110,21 +100,11 @@ def convert_catalogue(
     if output_dir.resolve() == source_dir.resolve():
         raise OutputError("the output folder is the source itself", where=str(output_dir))
     with FolderLock(output_dir):
-        _prepare(output_dir, overwrite)
+        prepare_conversion(output_dir, overwrite=overwrite)
         settings = {"source_dir": str(source_dir), "seed": seed, "valid_share": valid_share, "text": text}
-        write_json(output_dir / MARKER, settings)
+        write_json(output_dir / CONVERTED_MARKER, settings)
         with SkipLog(output_dir / "skipped.jsonl") as skipped:
             return _convert(source_dir, output_dir, seed, valid_share, text, skipped)
-
-
-def _prepare(output_dir: Path, overwrite: bool) -> None:
-    converted = (output_dir / MARKER).exists()
-    if overwrite and not converted and any((output_dir / name).exists() for name in OUTPUTS):
-        # train_images/ may be days of crawling.
-        problem = "the folder holds data that no conversion made, so it is not replaced"
-        raise OutputError(problem, where=str(output_dir), remedy="Choose another --output-dir.")
-    holds = "an earlier conversion" if converted else ""
-    prepare_output(output_dir, resume=False, overwrite=overwrite, known=OUTPUTS, holds=holds, can_resume=False)
 
 
 def _convert(
@@ -217,7 +197,7 @@ def _usable(
             else:
                 descriptions[name] = str(description)
         if descriptions:
-            title = row.title if row.title and row.title.strip() else NO_TITLE
+            title = title_of(row.title)
             products.append(_Product(row.id, title, descriptions))
     return products, without_text
 

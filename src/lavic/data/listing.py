@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lavic.archives import open_text_maybe_zipped
-from lavic.errors import ConfigError, InputError
-from lavic.files import json_line, safe_join
-from lavic.formats import Item, read_train_items, read_valid_metadata
+from lavic.errors import ConfigError
+from lavic.files import json_line
+from lavic.formats import Item, object_pieces, read_train_items, read_valid_metadata
+from lavic.layout import find_picture, picture_name, require_images
 from lavic.skipped import SkipLog
 
 _CHUNK_BYTES = 2**20
@@ -56,7 +57,7 @@ def _train_entries(path: Path, skipped: SkipLog) -> Iterator[Entry]:
 
 def image_names(item: Item) -> tuple[str, ...]:
     """``ID_i.jpg`` of every address, then the described ones that are named otherwise."""
-    numbered = [f"{item.item_id}_{index}.jpg" for index, url in enumerate(item.image_urls) if url]
+    numbered = [picture_name(item.item_id, index) for index, url in enumerate(item.image_urls) if url]
     described = sorted(set(item.descriptions) - set(numbered), key=number_first)
     return (*numbered, *described)
 
@@ -79,22 +80,14 @@ def rewritten(part: str, entries: Iterable[tuple[str, Mapping[str, Any]]], ascii
     if part == "valid":
         for _, raw in entries:
             yield json_line(raw)
-        return
-    before = b"{"
-    for item_id, raw in entries:
-        # json_line of a one-member object, without its braces and line end, is the member.
-        yield before + json_line({item_id: raw}, ascii_only=ascii_only)[1:-2]
-        before = b", "
-    yield b"{}" if before == b"{" else b"}"
+    else:
+        yield from object_pieces(entries, ascii_only=ascii_only)
 
 
 def picture_path(folder: Path, image_name: str) -> Path | None:
     """Where a picture lies, or None if there is no ordinary file of this name with something in it."""
-    try:
-        path = safe_join(folder, image_name)
-        return path if path.is_file() and path.stat().st_size > 0 else None
-    except (InputError, OSError):
-        return None
+    path, problem = find_picture(folder, image_name)
+    return None if problem else path
 
 
 def is_ascii(path: Path) -> bool:
@@ -118,12 +111,10 @@ def require_file(path: Path | None, flag: str) -> None:
 
 
 def require_folder(path: Path | None, flag: str) -> None:
-    """Refuse a folder that is not there.
+    """Refuse a folder of pictures that is not there.
 
     Raises:
-        ConfigError: with the flag.
+        InputError: with the flag.
     """
-    if path is not None and not path.is_dir():
-        problem = "this is not a folder" if path.exists() else "there is no such folder"
-        remedy = f"Name the folder with {flag}, or leave it out with `{flag} none`."
-        raise ConfigError(problem, where=str(path), remedy=remedy)
+    if path is not None:
+        require_images(path, f"Name the folder with {flag}, or leave it out with `{flag} none`.")

@@ -6,31 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lavic.errors import InputError, OutputError
-from lavic.files import prepare_output, read_json
+from lavic.files import prepare_marked, read_json
+from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.rows import name_problem
 
+#: Names the settings of a conversion; its presence says that a folder was made by one, and may be replaced.
+CONVERTED_MARKER = "converted.json"
+CONVERTED = (CONVERTED_MARKER, TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, "skipped.jsonl")
 
-def prepare_marked(folder: Path, marker: str, outputs: tuple[str, ...], holds: str, *, overwrite: bool) -> None:
-    """Make an output folder ready.
 
-    Args:
-        marker: a file of the command's own that says what it did; the first of ``outputs``, so that it goes first.
-        outputs: names of all that the command writes in the folder.
-        holds: what to call its earlier result.
-        overwrite: replace it.
-
-    Raises:
-        OutputError: the folder holds something, and it is not to be replaced or was not made by the command.
-    """
-    assert outputs[0] == marker, outputs
-    made = (folder / marker).exists()
-    if overwrite and not made and any((folder / name).exists() for name in outputs):
-        # train_images/ may be days of crawling.
-        problem = "the folder holds data that this command did not make, so it is not replaced"
-        raise OutputError(problem, where=str(folder), remedy="Choose another --output-dir.")
-    prepare_output(
-        folder, resume=False, overwrite=overwrite, known=outputs, holds=holds if made else "", can_resume=False
-    )
+def prepare_conversion(folder: Path, *, overwrite: bool) -> None:
+    """Make the output folder of a conversion to the public format ready; see ``prepare_marked``."""
+    prepare_marked(folder, CONVERTED_MARKER, CONVERTED, "an earlier conversion", overwrite=overwrite)
 
 
 def marked_category(folder: Path, marker: str) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from lavic.archives import open_text_maybe_zipped
 from lavic.data.listing import Entry, is_ascii, picture_path, read_entries, rewritten
-from lavic.data.outputs import prepare_marked, refuse_sources_inside
+from lavic.data.outputs import refuse_sources_inside
 from lavic.errors import ConfigError, InputError, NothingLeftError
-from lavic.files import FolderLock, atomic_path, open_regular, write_atomic, write_json
+from lavic.files import FolderLock, atomic_path, open_regular, prepare_marked, write_atomic, write_json
 from lavic.images import IMAGE_LIMITS
 from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.skipped import SkipLog

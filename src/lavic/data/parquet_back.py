@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lavic.data.listing import rewritten
-from lavic.data.outputs import prepare_marked, refuse_sources_inside
+from lavic.data.outputs import CONVERTED_MARKER, prepare_conversion, refuse_sources_inside
 from lavic.data.parquet import IMAGES, METADATA, NOTE, SPLITS, require_pyarrow
 from lavic.errors import InputError, NothingLeftError
 from lavic.files import FolderLock, atomic_path, open_regular, safe_join, write_json
-from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.rows import name_problem
 from lavic.skipped import SkipLog
 
-MARKER = "converted.json"
-OUTPUTS = (MARKER, TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, "skipped.jsonl")
 NO_ROW = "no row holds the metadata of this item or picture"
 _COLUMNS = ("item_id", "image_name", "image", "row_json")
 #: Rows that are held at a time, each with its picture.
@@ -48,8 +45,8 @@ def read_parquet(source_dir: Path, output_dir: Path, *, overwrite: bool = False)
     sources = _files(source_dir)
     refuse_sources_inside(output_dir, [source_dir, *(path for paths in sources.values() for path in paths)])
     with FolderLock(output_dir):
-        prepare_marked(output_dir, MARKER, OUTPUTS, "an earlier conversion", overwrite=overwrite)
-        write_json(output_dir / MARKER, {"source_dir": str(source_dir), "source_format": "parquet"})
+        prepare_conversion(output_dir, overwrite=overwrite)
+        write_json(output_dir / CONVERTED_MARKER, {"source_dir": str(source_dir), "source_format": "parquet"})
         counts = BackCounts(output_dir)
         with SkipLog(output_dir / "skipped.jsonl") as skipped:
             for part, paths in sources.items():

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-
-from PIL import Image
+from typing import BinaryIO
 
 from lavic.data.spread import Spread
 from lavic.errors import ImageError, InputError
 from lavic.files import open_regular
-from lavic.images import IMAGE_FORMATS, IMAGE_LIMITS, read_image
+from lavic.images import IMAGE_LIMITS, opened_image, read_image
 
 _COMMON_SIZES = 3
 EXAMPLES = 3
@@ -57,14 +54,12 @@ def picture_facts(path: Path) -> PictureFacts:
     return PictureFacts(size, width, height, digest, problem)
 
 
-def _dimensions(path: Path, stream: object, size: int) -> tuple[int, int, str]:
+def _dimensions(path: Path, stream: BinaryIO, size: int) -> tuple[int, int, str]:
     if size <= IMAGE_LIMITS.max_bytes:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(stream, formats=_formats()) as image:  # type: ignore[arg-type]
-                    if image.width * image.height <= IMAGE_LIMITS.max_pixels:
-                        return image.width, image.height, ""
+            with opened_image(stream) as image:
+                if image.width * image.height <= IMAGE_LIMITS.max_pixels:
+                    return image.width, image.height, ""
         except Exception:  # a border: the run's own function, below, says what is wrong
             pass
     try:
@@ -72,12 +67,6 @@ def _dimensions(path: Path, stream: object, size: int) -> tuple[int, int, str]:
     except ImageError as error:
         return 0, 0, error.problem
     return whole.width, whole.height, ""
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
 
 
 @dataclass

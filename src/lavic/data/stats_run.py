@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lavic.console import Console, Outcome
 from lavic.data.config import StatsSettings
-from lavic.data.outputs import prepare_marked
 from lavic.errors import ConfigError
-from lavic.files import FolderLock, atomic_path, json_line, write_json
+from lavic.files import FolderLock, atomic_path, json_line, prepare_marked, write_json
 from lavic.rendering import flat
 from lavic.skipped import SkipLog
 

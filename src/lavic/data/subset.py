@@ -10,29 +10,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lavic.conversations import Conversation, read_conversations, write_conversations
 from lavic.data.choose import choose_rows
 from lavic.data.listing import is_ascii, number_first, picture_path, read_entries
-from lavic.data.outputs import marked_category, prepare_marked, refuse_sources_inside
+from lavic.data.outputs import marked_category, refuse_sources_inside
 from lavic.errors import InputError, NothingLeftError, OutputError
 from lavic.files import (
     FolderLock,
     atomic_path,
     json_line,
     open_regular,
+    prepare_marked,
     safe_join,
     sha256_file,
     write_json,
 )
-from lavic.formats import (
-    DESCRIPTIONS_KEY,
-    Conversation,
-    Item,
-    read_conversations,
-    read_train_items,
-    write_conversations,
-    write_train_metadata,
-)
-from lavic.layout import SPLITS, TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
+from lavic.formats import DESCRIPTIONS_KEY, Item, read_train_items, write_train_metadata
+from lavic.layout import SPLIT_NAMES, SPLITS, TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA, split_files
 from lavic.rows import name_problem
 from lavic.skipped import SkipLog
 
@@ -115,11 +109,11 @@ def make_subset(plan: SubsetPlan, output_dir: Path, *, overwrite: bool = False) 
 
 def _splits(plan: SubsetPlan) -> dict[str, Path]:
     folder = safe_join(plan.conversations, plan.category)
-    found = {split: folder / f"{split}.jsonl" for split in SPLITS if (folder / f"{split}.jsonl").is_file()}
+    found = split_files(folder)
     if not found:
         others = sorted(path.parent.name for path in plan.conversations.glob("*/*.jsonl") if path.stem in SPLITS)
         there = f"There are: {', '.join(dict.fromkeys(others))}." if others else "Give --conversations."
-        problem = "there is no train.jsonl, valid.jsonl or test.jsonl of this category"
+        problem = f"there is no {SPLIT_NAMES} of this category"
         raise InputError(problem, where=str(folder), remedy=there)
     return found
 
@@ -181,14 +175,9 @@ def _read_needs(
     lines: dict[str, list[int]] = {split: [] for split in splits}
     for split, path in splits.items():
         for row in read_conversations(path, skipped):
-            needs[split].append(needed_items(row))
-            lines[split].append(int(row.where.rpartition(" ")[2]))
+            needs[split].append(row.needed_ids)
+            lines[split].append(int(row.place.removeprefix("line ")))
     return needs, lines
-
-
-def needed_items(row: Conversation) -> tuple[str, ...]:
-    """The items without which a conversation is of no use: right ones and candidates, each once."""
-    return tuple(dict.fromkeys([*row.gt_items, *(item_id for ids in row.candidates.values() for item_id in ids)]))
 
 
 def _look_for(plan: SubsetPlan, wanted: set[str], skipped: SkipLog) -> _Found:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from lavic.config import Settings, setting
 
+#: What ``--full`` makes of settings that were not given.
+FULL = {"items": 5_000, "steps": 600}
+
 
 class DemoSettings(Settings):
     """Both stages in miniature: from a drawn catalogue to a table, a picture sheet and recommendations."""
@@ -23,10 +26,19 @@ class DemoSettings(Settings):
         False, "One more recommender, tuned on all image tokens; its prompts are five times as long."
     )
     seed: int = setting(0, "Another seed draws another world.", ge=0, lt=2**32)
-    full: bool = setting(False, "More items and steps: slower, and nearer to what can be reached.")
+    full: bool = setting(
+        False,
+        f"{FULL['items']:,} items and {FULL['steps']} steps unless told otherwise: slower, and nearer to what can be "
+        "reached.",
+    )
     workers: int = setting(2, "Processes that draw and decode pictures.", ge=0, le=256)
     overwrite: bool = setting(
         True,
         "Replace an earlier demo in --output_dir; --no-overwrite refuses a folder that is not empty.",
         saved=False,
     )
+
+    def size(self, name: str) -> int:
+        """``items`` or ``steps``, as given, or as large as the demo is without."""
+        as_usual = name in self.model_fields_set or not self.full
+        return getattr(self, name) if as_usual else FULL[name]

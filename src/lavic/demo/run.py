@@ -25,7 +25,7 @@ from lavic.distill.run import run as run_distill
 from lavic.distill.task import ADAPTER_FOLDER
 from lavic.errors import ConfigError
 from lavic.evaluate.systems import FULL_TOKENS, UNDISTILLED
-from lavic.files import prepare_output, write_json
+from lavic.files import FolderLock, prepare_marked, write_json
 from lavic.layout import BLIND_METADATA, TRAIN_METADATA, VALID_IMAGES, data_paths
 from lavic.model.adapters import load_vision_adapter
 from lavic.model.full_tokens import FullTokenModel
@@ -37,10 +37,11 @@ from lavic.toyshop.catalogue import ToyItem, plan_catalogue, write_catalogue
 from lavic.toyshop.conversations import check_look_alikes
 from lavic.training.run_view import read_run
 
-KNOWN_OUTPUTS = ("toyshop", "distilled", "blind", *OUTPUTS, "logs", "summary.json", "report.html", "report.png")
+#: Its presence says that a folder holds a demo, which may be replaced.
+MARKER = "demo.json"
+KNOWN_OUTPUTS = (MARKER, "toyshop", "distilled", "blind", *OUTPUTS, "logs", "summary.json", "report.html", "report.png")
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
-FULL_STEPS, FULL_ITEMS = 600, 5_000
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,21 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
 
     Raises:
         ConfigError: too few items for conversations about look-alikes.
+        OutputError: the folder holds what no demo made, is in use, or cannot be written.
     """
-    started = time.monotonic()
-    folder = settings.output_dir
-    items, steps = (FULL_ITEMS, FULL_STEPS) if settings.full else (settings.items, settings.steps)
-    train, held_out = plan_catalogue(items, settings.seed)
-    plan = Plan(items, steps, tuple(held_out))
+    train, held_out = plan_catalogue(settings.size("items"), settings.seed)
+    plan = Plan(settings.size("items"), settings.size("steps"), tuple(held_out))
     stage = Stage2(settings.tune_steps, _systems(settings), settings.seed, settings.workers)
     if stage.steps:
         _check_look_alikes(train, held_out, settings.seed)
-    prepare_output(folder, resume=False, overwrite=settings.overwrite, known=KNOWN_OUTPUTS, can_resume=False)
+    with FolderLock(settings.output_dir):
+        prepare_marked(settings.output_dir, MARKER, KNOWN_OUTPUTS, "an earlier demo", overwrite=settings.overwrite)
+        write_json(settings.output_dir / MARKER, settings.model_dump(mode="json"))
+        return _run(settings, plan, stage, console)
+
+
+def _run(settings: DemoSettings, plan: Plan, stage: Stage2, console: Console) -> Outcome:
+    started, folder = time.monotonic(), settings.output_dir
     _draw(folder, plan, settings, stage, console)
     toyshop = folder / "toyshop"
     write_deranged(toyshop / TRAIN_METADATA, toyshop / BLIND_METADATA, settings.seed)

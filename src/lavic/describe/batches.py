@@ -11,10 +11,9 @@ from typing import Protocol, TypeVar
 
 from PIL import Image
 
-from lavic.describe.lengths import picture_size
 from lavic.describe.sides import Picture
 from lavic.errors import ImageError
-from lavic.images import read_image
+from lavic.images import picture_size, read_image
 from lavic.skipped import SkipLog
 
 #: Batches that are sorted by length together: a run that is killed has described about what stood first.

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
 from transformers.image_processing_utils import select_best_resolution
-
-from lavic.errors import InputError
-from lavic.files import open_regular
-
-_TURNED = (5, 6, 7, 8)  # values of EXIF's orientation for a quarter turn
-_ORIENTATION = 0x0112
 
 
 def image_token_count(config: Any, size: tuple[int, int]) -> int:
@@ -38,16 +30,3 @@ def image_token_count(config: Any, size: tuple[int, int]) -> int:
     else:
         columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
     return int(base + rows * columns + rows)
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) from a file's first bytes, upright; None where they say nothing (reading it will tell why)."""
-    try:
-        with open_regular(path) as stream, Image.open(stream) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED if image.format == "JPEG" else False
-    except (InputError, OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        return None
-    if not (width and height):
-        return None
-    return (height, width) if turned else (width, height)

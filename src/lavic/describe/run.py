@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -23,7 +23,6 @@ from lavic.describe.page import write_comparison
 from lavic.describe.sides import Picture, Side, look_for_pictures, resolve_sides
 from lavic.describe.store_run import check_store, store_top_logits
 from lavic.describe.teacher import Teacher, check_machine, known_identity
-from lavic.errors import TrainingError
 from lavic.files import FolderLock, remove_file
 from lavic.rendering import duration
 from lavic.rows import text_problem
@@ -34,6 +33,7 @@ from lavic.training.interrupts import Interrupts
 SKIPPED_NAME = "describe_skipped.jsonl"
 NOTHING_SAID = "the teacher said nothing that can be used"
 NO_SENTENCE = "the token limit ended the text within its first sentence"
+_MEMORY_REMEDY = "Use a smaller --batch_size or --num_workers; what was described is kept."
 
 
 @dataclass
@@ -70,7 +70,7 @@ def run(settings: DescribeSettings, console: Console) -> Outcome:
     """
     check_machine(settings)
     if settings.adapter is not None:
-        with _machine_failures():
+        with machine_failures(_MEMORY_REMEDY):
             return write_comparison(settings, console)
     sides = resolve_sides(settings)
     teacher = Teacher(settings, console)
@@ -81,23 +81,12 @@ def run(settings: DescribeSettings, console: Console) -> Outcome:
         work = _collect(settings, sides, skipped)
         if settings.top_logits:
             check_store(settings, sides[0])
-        with _machine_failures():
+        with machine_failures(_MEMORY_REMEDY):
             if work.todo:
                 _describe(settings, work, teacher, skipped, console)
             merged = {side.name: _merge(work, side) for side in sides}
             stored = store_top_logits(settings, sides[0], teacher, skipped, console) if settings.top_logits else {}
     return _outcome(settings, work, merged, stored, skipped, console)
-
-
-@contextmanager
-def _machine_failures() -> Iterator[None]:
-    """Want of memory in a sentence, with the mend that this command has."""
-    try:
-        with machine_failures():
-            yield
-    except TrainingError as error:
-        remedy = "Use a smaller --batch_size or --num_workers; what was described is kept."
-        raise TrainingError(error.problem, where=error.where, remedy=remedy) from error
 
 
 def _collect(settings: DescribeSettings, sides: tuple[Side, ...], skipped: SkipLog) -> _Work:

@@ -9,10 +9,10 @@ from typing import Any
 
 from lavic.describe.config import DescribeSettings
 from lavic.errors import InputError, NothingLeftError
-from lavic.files import open_regular, safe_join
-from lavic.formats import DESCRIPTION_KEY, NO_TITLE
-from lavic.json_stream import stream_members
-from lavic.rows import TrainRow, ValidRow, check_row, json_kind, name_problem, read_rows, text_problem
+from lavic.files import open_regular
+from lavic.formats import DESCRIPTION_KEY, item_rows, title_of
+from lavic.layout import find_picture, picture_name, require_images
+from lavic.rows import TrainRow, ValidRow, check_row, read_rows, text_problem
 from lavic.skipped import SkipLog
 
 JOURNAL_ENDING = ".describe.jsonl"
@@ -77,10 +77,7 @@ _LEAVING_OUT = {"train": "--valid_only", "valid": "--train_only"}
 
 
 def _side(name: str, path: Path, images_dir: Path) -> Side:
-    if not images_dir.is_dir():
-        flag = _IMAGES_FLAGS[name]
-        problem = "this is not a folder" if images_dir.exists() else "the folder with the pictures does not exist"
-        raise InputError(problem, where=str(images_dir), remedy=f"Give {flag}, or fetch the pictures with lavic crawl.")
+    require_images(images_dir, f"Give {_IMAGES_FLAGS[name]}, or fetch the pictures with lavic crawl.")
     flag = _DATA_FLAGS[name]
     try:
         with open_regular(path) as stream:
@@ -143,7 +140,7 @@ def look_for_pictures(side: Side, skipped: SkipLog, limit: int | None = None) ->
         elif (row.home, row.image_name) not in seen:
             seen.add((row.home, row.image_name))
             where = f"{side.source}, {row.place}"
-            problem, path = find_picture(side.images_dir, row.image_name)
+            path, problem = find_picture(side.images_dir, row.image_name)
             if problem:
                 found.missing += 1
                 skipped.add(file=path, where=where, key=row.image_name, reason=problem)
@@ -165,18 +162,6 @@ def _nothing(side: Side, found: Found) -> NothingLeftError:
     return NothingLeftError(problem, where=str(side.images_dir), remedy=remedy)
 
 
-def find_picture(folder: Path, image_name: str) -> tuple[str, Path]:
-    """Why a picture cannot be described, or "", and its path (its folder where the name is none)."""
-    problem = name_problem(image_name)
-    if problem:
-        return problem, folder
-    try:
-        path = safe_join(folder, image_name)
-    except InputError as error:
-        return error.problem, folder
-    return ("" if path.exists() else "there is no such picture"), path
-
-
 @dataclass(frozen=True)
 class _Named:
     """A picture as the metadata name it; ``place`` is "item ID" or "line N"."""
@@ -189,32 +174,18 @@ class _Named:
 
 
 def _of_items(side: Side, skipped: SkipLog) -> Iterator[_Named]:
-    seen: set[str] = set()
-    for member in stream_members(side.source):
-        place, value, key = f"item {member.key}", member.value, ""
-        reason = name_problem(member.key)
-        if not reason and member.key in seen:
-            continue  # the first one counts
-        if not reason and not isinstance(value, dict):
-            reason = f"the item is {json_kind(value)}, not an object"
-        row: TrainRow | None = None
-        if not reason:
-            seen.add(member.key)
-            row, key, reason = check_row(TrainRow, value)
-        if row is None:
-            skipped.add(file=side.source, where=place, key=key, reason=reason)
-            continue
+    for item_id, row, _ in item_rows(side.source, TrainRow, skipped):
         known: dict[str, Any] = row.image_descriptions_llava_cleaned or {}
-        for image_name in _names(member.key, len(row.images or ()), side.images_dir, known):
+        for image_name in _names(item_id, len(row.images or ()), side.images_dir, known):
             described = not text_problem(known.get(image_name))
-            yield _Named(member.key, image_name, row.title or NO_TITLE, place, described)
+            yield _Named(item_id, image_name, title_of(row.title), f"item {item_id}", described)
 
 
 def _names(item_id: str, entries: int, images_dir: Path, known: dict[str, Any]) -> Iterator[str]:
-    """Pictures by the entries of ``images``, further ones that lie in the folder, and those that have a key already."""
-    names = [f"{item_id}_{number}.jpg" for number in range(entries)]
-    while (images_dir / f"{item_id}_{len(names)}.jpg").exists():
-        names.append(f"{item_id}_{len(names)}.jpg")
+    """Pictures by the entries of ``images``, further ones that can be used, and those that have a key already."""
+    names = [picture_name(item_id, number) for number in range(entries)]
+    while not find_picture(images_dir, name := picture_name(item_id, len(names)))[1]:
+        names.append(name)
     yield from dict.fromkeys([*names, *known])
 
 
@@ -227,4 +198,4 @@ def _of_rows(side: Side, skipped: SkipLog) -> Iterator[_Named]:
             skipped.add(file=side.source, where=place, key=key, reason=reason)
         else:
             described = not text_problem(row.image_description_llava_cleaned)
-            yield _Named("", row.image_name, row.title or NO_TITLE, place, described)
+            yield _Named("", row.image_name, title_of(row.title), place, described)

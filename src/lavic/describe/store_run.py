@@ -17,9 +17,9 @@ from typing import Any
 from lavic.console import Console
 from lavic.describe.batches import in_batches, read_ahead, readable
 from lavic.describe.config import DescribeSettings
-from lavic.describe.lengths import image_token_count, picture_size
+from lavic.describe.lengths import image_token_count
 from lavic.describe.likeliest import top_logits_of
-from lavic.describe.sides import Side, find_picture
+from lavic.describe.sides import Side
 from lavic.describe.teacher import Teacher
 from lavic.describe.top_logits import (
     FORMAT,
@@ -37,6 +37,8 @@ from lavic.describe.top_logits import (
 from lavic.errors import ConfigError, InputError, OutputError
 from lavic.files import FolderLock, remove_file, write_json
 from lavic.formats import ItemImage, read_train_metadata
+from lavic.images import picture_size
+from lavic.layout import find_picture
 from lavic.model.full_tokens import FullTokenModel
 from lavic.model.load import BaseModel, public_name
 from lavic.model.sequences import SequenceBuilder
@@ -111,7 +113,7 @@ def store_top_logits(
 def _there(source: Path, images_dir: Path, skipped: SkipLog) -> Iterator[_Described]:
     # Items without a description are told of already, picture by picture.
     for image in read_train_metadata(source, SkipLog()):
-        problem, path = find_picture(images_dir, image.image_name)
+        path, problem = find_picture(images_dir, image.image_name)
         if problem:
             skipped.add(file=path, where=image.where, key=image.image_name, reason=problem)
         else:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from lavic.console import Console
+from lavic.distill.config import DistillSettings
 from lavic.distill.evaluation import ValidationLoss
 from lavic.files import write_atomic
 from lavic.model.adapters import WEIGHTS_FILE
 
+LIMITS = ("max_val_loss", "max_val_perplexity")
 #: Language models below this many parameters are miniatures: the published thresholds say nothing there.
 REAL_MODEL_PARAMETERS = 1_000_000_000
 
@@ -48,12 +53,14 @@ def judge(
     max_val_loss: float,
     max_val_perplexity: float,
     adapter_size_mb: float | None,
+    given: Container[str] = (),
 ) -> list[Criterion]:
     """The criteria in order: adapter there, of the expected size, loss and perplexity low enough.
 
     Args:
         result: validation of the best adapter; the criteria mean the figures without EOS, as published.
-        model_parameters: size of the whole model; miniatures are not judged by loss.
+        model_parameters: size of the whole model; miniatures are judged by the limits in ``given`` alone.
+        given: which of ``LIMITS`` the user chose.
     """
     path = adapter_folder / WEIGHTS_FILE
     size = path.stat().st_size / 1e6 if path.exists() else 0.0
@@ -63,14 +70,42 @@ def judge(
         Criterion("adapter size", f"{expected_mb:.1f} MB", f"{size:.1f} MB", _near(size, expected_mb)),
     ]
     real = model_parameters >= REAL_MODEL_PARAMETERS
-    for name, limit, found in (
-        ("val loss", max_val_loss, result.loss_without_eos if result else None),
-        ("val perplexity", max_val_perplexity, result.perplexity_without_eos if result else None),
+    for name, setting, limit, found in (
+        ("val loss", "max_val_loss", max_val_loss, result.loss_without_eos if result else None),
+        ("val perplexity", "max_val_perplexity", max_val_perplexity, result.perplexity_without_eos if result else None),
     ):
         shown = "not measured" if found is None else f"{found:.4f}"
-        holds = None if found is None or not real else found < limit
+        holds = None if found is None or not (real or setting in given) else found < limit
         criteria.append(Criterion(name, f"< {limit:g}", shown, holds))
     return criteria
+
+
+def judge_adapter(
+    settings: DistillSettings,
+    folder: Path,
+    result: ValidationLoss | None,
+    model: nn.Module,
+    *,
+    trainable_parameters: int,
+) -> list[Criterion]:
+    """The same for an adapter of a model, with the limits of a run's settings."""
+    usual = DistillSettings.model_fields
+    return judge(
+        folder,
+        result,
+        trainable_parameters=trainable_parameters,
+        model_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        max_val_loss=settings.max_val_loss,
+        max_val_perplexity=settings.max_val_perplexity,
+        adapter_size_mb=settings.adapter_size_mb,
+        # A saved configuration names all limits, also those that nobody chose.
+        given=[name for name in LIMITS if getattr(settings, name) != usual[name].default],
+    )
+
+
+def exit_code(settings: DistillSettings, criteria: list[Criterion]) -> int:
+    """1 if the criteria are to decide, and one is missed."""
+    return 1 if settings.require_criteria and not met(criteria) else 0
 
 
 def _near(found: float, expected: float) -> bool:
@@ -91,4 +126,6 @@ def print_criteria(criteria: list[Criterion], console: Console) -> None:
     for name, expected, found, holds in rows:
         console.log(f"criterion: {name}: expected {expected}, found {found}, holds: {holds}")
     if any(criterion.holds is None for criterion in criteria):
-        console.info("Loss and perplexity are judged for models of a billion parameters and more.")
+        console.info(
+            "Loss and perplexity are judged for models of a billion parameters and more, and where a limit is given."
+        )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lavic.config import CONFIG_FILE
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
-from lavic.distill.criteria import Criterion, judge, met, print_criteria
+from lavic.distill.criteria import Criterion, exit_code, judge_adapter, met, print_criteria
 from lavic.distill.dry_run import run_dry
 from lavic.distill.evaluation import ValidationLoss
 from lavic.distill.setup import check_inputs, collect_data, open_cache, read_metadata
@@ -66,7 +66,7 @@ def _train(run: TrainingRun[DistillSettings]) -> Outcome:
     student = with_lora(settings, base, attach_vision_lora)
     with run.logged("rows or pictures") as log:
         best = train_to_end(run, student, data, log, cache)
-        criteria = _judge(settings, student, best)
+        criteria = _judged(settings, student, best)
         print_criteria(criteria, run.console)
     return _outcome(run, best, criteria)
 
@@ -77,14 +77,10 @@ def _finished_already(run: TrainingRun[DistillSettings]) -> Outcome:
     if not settings.require_criteria:
         return outcome
     student = with_lora(settings, load_model(settings, run.console), attach_vision_lora)
-    criteria = _judge(settings, student, run.best_so_far(ValidationLoss))
+    criteria = _judged(settings, student, run.best_so_far(ValidationLoss))
     print_criteria(criteria, run.console)
     summary = {**outcome.summary, "criteria_met": met(criteria)}
-    return replace(outcome, summary=summary, exit_code=_exit_code(settings, criteria))
-
-
-def _exit_code(settings: DistillSettings, criteria: list[Criterion]) -> int:
-    return 1 if settings.require_criteria and not met(criteria) else 0
+    return replace(outcome, summary=summary, exit_code=exit_code(settings, criteria))
 
 
 def _with_size(sample: Sample) -> str:
@@ -109,16 +105,9 @@ def known_identity(settings: DistillSettings) -> dict[str, str]:
     )
 
 
-def _judge(settings: DistillSettings, student: Trainee, best: ValidationLoss | None) -> list[Criterion]:
-    return judge(
-        settings.output_dir / ADAPTER_FOLDER,
-        best,
-        trainable_parameters=student.trained,
-        model_parameters=sum(parameter.numel() for parameter in student.base.model.parameters()),
-        max_val_loss=settings.max_val_loss,
-        max_val_perplexity=settings.max_val_perplexity,
-        adapter_size_mb=settings.adapter_size_mb,
-    )
+def _judged(settings: DistillSettings, student: Trainee, best: ValidationLoss | None) -> list[Criterion]:
+    folder = settings.output_dir / ADAPTER_FOLDER
+    return judge_adapter(settings, folder, best, student.base.model, trainable_parameters=student.trained)
 
 
 def _outcome(run: TrainingRun[DistillSettings], best: ValidationLoss | None, criteria: list[Criterion]) -> Outcome:
@@ -138,7 +127,7 @@ def _outcome(run: TrainingRun[DistillSettings], best: ValidationLoss | None, cri
     }
     return Outcome(
         summary=summary,
-        exit_code=_exit_code(settings, criteria),
+        exit_code=exit_code(settings, criteria),
         next_step=f"Check it again with: lavic distill --config {settings.output_dir / CONFIG_FILE} --validate_only "
         f"--adapter {adapter}",
     )

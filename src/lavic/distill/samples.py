@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from pathlib import Path
 
 from lavic.distill.teacher import TeacherStore
-from lavic.errors import InputError, NothingLeftError
-from lavic.files import safe_join
-from lavic.formats import ItemImage, SkipLog
+from lavic.errors import NothingLeftError
+from lavic.formats import ItemImage
+from lavic.layout import find_picture, require_images
 from lavic.model.accelerations import Accelerations
 from lavic.model.sequences import SequenceBuilder
+from lavic.skipped import SkipLog, most_frequent
 from lavic.training.loaders import Sample
+
+TOO_LONG = "tokens, more than --max-length"
+IMAGES_REMEDY = "Give --train_images_dir and --val_images_dir."
 
 
 def collect_samples(
@@ -44,8 +47,8 @@ def collect_samples(
         if max_samples is not None and there >= max_samples:
             break
         path, problem = find_picture(images_dir, image.image_name)
-        if problem or path is None:
-            skipped.add(file=path or images_dir, where=image.where, key=image.image_name, reason=problem)
+        if problem:
+            skipped.add(file=path, where=image.where, key=image.image_name, reason=problem)
             continue
         there += 1
         sequence = builder.distill(image.title, image.description)
@@ -55,7 +58,7 @@ def collect_samples(
                 file=path,
                 where=image.where,
                 key=image.image_name,
-                reason=f"{len(sequence.input_ids)} tokens, more than --max-length {max_length}",
+                reason=f"{len(sequence.input_ids)} {TOO_LONG} {max_length}",
             )
             continue
         problem = teacher.problem(image, sequence) if teacher is not None else ""
@@ -66,41 +69,17 @@ def collect_samples(
     return samples
 
 
-def find_picture(folder: Path, name: str) -> tuple[Path | None, str]:
-    """Where a picture lies, or why it cannot be used; decoding comes later, in the workers."""
-    try:
-        path = safe_join(folder, name)
-    except InputError as error:
-        return None, error.problem
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return path, "the link leads nowhere" if path.is_symlink() else "there is no such picture"
-    except OSError as error:
-        return path, f"cannot be read ({error.strerror})"
-    if not stat.S_ISREG(found.st_mode):
-        return path, "is a folder" if stat.S_ISDIR(found.st_mode) else "is not an ordinary file"
-    if found.st_size == 0:
-        return path, "the file is empty (0 bytes)"
-    return path, ""
-
-
 def require_samples(samples: list[Sample], path: Path, images_dir: Path, skipped: SkipLog) -> None:
     """Stop if nothing is left to work on.
 
     Raises:
+        InputError: the folder with the pictures is not there.
         NothingLeftError: with the most frequent reason.
     """
     if samples:
         return
-    if not images_dir.is_dir():
-        raise NothingLeftError(
-            "the folder with the pictures does not exist" if not images_dir.exists() else "is not a folder",
-            where=str(images_dir),
-            remedy="Check --train_images_dir and --val_images_dir.",
-        )
-    frequent = skipped.by_reason.most_common(1)
-    because = f"; most frequent reason, {frequent[0][1]} times: {frequent[0][0]}" if frequent else ""
+    require_images(images_dir, IMAGES_REMEDY)
+    because = f"; {most_frequent(skipped.by_reason)}" if skipped.by_reason else ""
     lists = f"{skipped.path} lists them all." if skipped.path else "Check the pictures' folder and the descriptions."
     raise NothingLeftError(f"no sample is left{because}", where=str(path), remedy=lists)
 

@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from lavic.distill.config import DistillSettings
-from lavic.distill.samples import collect_samples, require_samples
+from lavic.distill.samples import IMAGES_REMEDY, collect_samples, require_samples
 from lavic.distill.teacher import TeacherStore, open_teacher
-from lavic.errors import InputError, system_words
+from lavic.errors import InputError
 from lavic.files import open_regular
 from lavic.formats import ItemImage, SkipLog, read_train_metadata, read_valid_metadata
+from lavic.layout import require_images
 from lavic.model.accelerations import Accelerations
 from lavic.model.load import BaseModel
 from lavic.model.prefix_cache import PrefixCache
@@ -27,7 +27,6 @@ from lavic.training.picture_cache import PictureCache
 _DATA_REMEDY = (
     "Give --train_data and --val_data, or make a small world to try: lavic toyshop --output_dir toyshop --items 600."
 )
-_IMAGES_REMEDY = "Give --train_images_dir and --val_images_dir."
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,8 @@ def check_inputs(settings: DistillSettings) -> None:
             problem = "there is no such file" if missing else error.problem
             raise InputError(problem, where=str(path), remedy=_DATA_REMEDY) from error
     for folder in folders:
-        _check_folder(folder)
+        require_images(folder, IMAGES_REMEDY)
     open_teacher(settings)
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        next(folder.iterdir(), None)
-    except NotADirectoryError:
-        raise InputError("this is not a folder", where=str(folder), remedy=_IMAGES_REMEDY) from None
-    except (OSError, ValueError) as error:
-        problem = f"the folder cannot be read ({system_words(error)})"
-        if isinstance(error, FileNotFoundError):
-            problem = "the folder with the pictures does not exist"
-        raise InputError(problem, where=str(folder), remedy=_IMAGES_REMEDY) from None
 
 
 def read_metadata(settings: DistillSettings, skipped: SkipLog) -> Described:

@@ -1,9 +1,10 @@
-"""``lavic distill --validate_only``: the loss of an adapter, or of the bare model; writes nothing."""
+"""``lavic distill --validate_only``: the loss of an adapter, judged, or of the bare model; writes nothing."""
 
 from __future__ import annotations
 
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
+from lavic.distill.criteria import exit_code, judge_adapter, met, print_criteria
 from lavic.distill.evaluation import validate
 from lavic.distill.setup import collect_data, make_accelerations, make_dataset, make_prefix, open_cache, read_metadata
 from lavic.formats import SkipLog
@@ -22,8 +23,10 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
     described = read_metadata(settings, skipped)
     base = load_model(settings, console)
     data = collect_data(settings, base, described, skipped)
+    trained = 0
     if settings.adapter is not None:
-        load_vision_adapter(base.model, settings.adapter).to(device)
+        wrapped = load_vision_adapter(base.model, settings.adapter).to(device)
+        trained = sum(parameter.numel() for name, parameter in wrapped.named_parameters() if "lora_" in name)
     fabric = make_fabric(device, choose_precision(settings.precision, device))
     model = FiveTokenModel(base, make_accelerations(settings))
     dataset = make_dataset(data.valid, data.builder, base, open_cache(settings, base, data))
@@ -48,4 +51,8 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
         "tokens": result.tokens,
         **skipped.summary(),
     }
-    return Outcome(summary=summary)
+    if settings.adapter is None:
+        return Outcome(summary=summary)
+    criteria = judge_adapter(settings, settings.adapter, result, base.model, trainable_parameters=trained)
+    print_criteria(criteria, console)
+    return Outcome(summary={**summary, "criteria_met": met(criteria)}, exit_code=exit_code(settings, criteria))

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from lavic.distill.samples import find_picture
 from lavic.embed.config import EmbedSettings
 from lavic.errors import InputError
 from lavic.files import open_regular
-from lavic.formats import item_id_of
-from lavic.json_stream import stream_members
-from lavic.rows import PictureRow, check_row, json_kind, name_problem, read_rows
+from lavic.formats import item_id_of, item_rows
+from lavic.layout import ABSENT, find_picture, picture_name, require_images
+from lavic.rows import PictureRow, PublicRow, check_row, name_problem, read_rows
 from lavic.skipped import SkipLog
-
-ABSENT = "there is no such picture"
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,6 @@ class Found:
     problems: list[Problem] = field(default_factory=list)
 
 
-def picture_name(item_id: str, number: int) -> str:
-    """The file of an item's picture."""
-    return f"{item_id}_{number}.jpg"
-
-
 def check_data(settings: EmbedSettings) -> None:
     """See that files and folders are there, before anything is read or loaded.
 
@@ -106,11 +98,7 @@ def check_data(settings: EmbedSettings) -> None:
         except InputError as error:
             remedy = f"Give --{flag}, or `none` to leave it out."
             raise InputError(error.problem, where=error.where, remedy=remedy) from error
-        if not images_dir.is_dir():
-            missing = "the folder with the pictures does not exist"
-            problem = "this is not a folder" if images_dir.exists() else missing
-            remedy = f"Give --{images_flag}, or fetch the pictures with lavic crawl."
-            raise InputError(problem, where=str(images_dir), remedy=remedy)
+        require_images(images_dir, f"Give --{images_flag}, or fetch the pictures with lavic crawl.")
 
 
 def read_items(settings: EmbedSettings, skipped: SkipLog) -> list[ListedItem]:
@@ -135,14 +123,8 @@ def read_items(settings: EmbedSettings, skipped: SkipLog) -> list[ListedItem]:
 
 
 def _train_items(path: Path, images_dir: Path, skipped: SkipLog) -> Iterator[ListedItem]:
-    for member in stream_members(path):
-        reason = name_problem(member.key)
-        if not reason and not isinstance(member.value, dict):
-            reason = f"the item is {json_kind(member.value)}, not an object"
-        if reason:
-            skipped.add(file=path, where=f"item {member.key}", reason=reason)
-        else:
-            yield ListedItem(member.key, (images_dir,), f"{path}, item {member.key}")
+    for item_id, _, _ in item_rows(path, PublicRow, skipped):
+        yield ListedItem(item_id, (images_dir,), f"{path}, item {item_id}")
 
 
 def _valid_items(path: Path, images_dir: Path, skipped: SkipLog) -> Iterator[ListedItem]:
@@ -182,9 +164,9 @@ def _look(item: ListedItem, number: int) -> Picture | Problem:
     worst: Problem | None = None
     for folder in item.folders:
         path, reason = find_picture(folder, name)
-        if path is not None and not reason:
+        if not reason:
             return Picture(item.item_id, number, path, item.where)
         if worst is None or worst.reason == ABSENT:
-            worst = Problem(item.item_id, number, path or folder, item.where, reason)
+            worst = Problem(item.item_id, number, path, item.where, reason)
     assert worst is not None, "an item has a folder"
     return worst

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from lavic.embed.items import ABSENT, Found, Picture, Problem
+from lavic.embed.items import Found, Picture, Problem
 from lavic.embed.ledger import Ledger, Stored
 from lavic.embed.pictures import bytes_mark
 from lavic.errors import ImageError
 from lavic.images import decode_image, picture_bytes
+from lavic.layout import ABSENT
 
 Answer = TypeVar("Answer")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,16 @@ from lavic.console import Console, Outcome
 from lavic.embed.compute import Tally, embed
 from lavic.embed.config import ALL, EmbedSettings
 from lavic.embed.identity import adapter_mark, library_versions, model_marks, what_differs
-from lavic.embed.items import ABSENT, Found, ListedItem, check_data, find_pictures, read_items
+from lavic.embed.items import Found, ListedItem, check_data, find_pictures, read_items
 from lavic.embed.ledger import LEDGER_FILE, Ledger, read_ledger
 from lavic.embed.pending import Work, find_work
 from lavic.embed.store import FORMAT, KIND, STORE_FILE, TOKENS_FILE, read_about
 from lavic.embed.towers import FiveTokenTower, FullTokenTower
 from lavic.embed.writer import StoreWriter
-from lavic.errors import NothingLeftError, OutputError, TrainingError
+from lavic.errors import NothingLeftError, OutputError
 from lavic.files import FolderLock, prepare_output
 from lavic.folders import contents
+from lavic.layout import ABSENT
 from lavic.model.load import check_source, load_base, public_name
 from lavic.rendering import duration
 from lavic.skipped import SkipLog, most_frequent
@@ -33,6 +33,7 @@ SKIPPED_NAME = "skipped.jsonl"
 #: What --overwrite deletes; the first says that there is a store.
 KNOWN_OUTPUTS = (STORE_FILE, LEDGER_FILE, TOKENS_FILE, CONFIG_FILE, VERSIONS_FILE)
 GONE = "pictures that are gone; their tokens stay"
+_MEMORY_REMEDY = "Use a smaller --batch_size or --num_workers; what was computed is stored."
 
 
 def make_store(settings: EmbedSettings, console: Console) -> Path:
@@ -58,22 +59,11 @@ def run(settings: EmbedSettings, console: Console) -> Outcome:
         "dtype": settings.store_dtype,
         "precision": precision,
     }
-    with _machine_failures(), FolderLock(settings.output_dir):
+    with machine_failures(_MEMORY_REMEDY), FolderLock(settings.output_dir):
         known = _stored(settings)
         _refuse_other(settings, known, maker)
         with SkipLog(settings.output_dir / SKIPPED_NAME) as skipped:
             return _complete(settings, console, known, maker, Tally(skipped))
-
-
-@contextmanager
-def _machine_failures() -> Iterator[None]:
-    """Want of memory in a sentence, with the mend that this command has."""
-    try:
-        with machine_failures():
-            yield
-    except TrainingError as error:
-        remedy = "Use a smaller --batch_size or --num_workers; what was computed is stored."
-        raise TrainingError(error.problem, where=error.where, remedy=remedy) from error
 
 
 def _stored(settings: EmbedSettings) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EINVAL, ENOTSUP
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ from torch import Tensor
 from lavic.embed.ledger import LEDGER_FILE, Ledger, read_ledger
 from lavic.embed.store import DTYPES, HEADER_BYTES, STORE_FILE, TOKENS_FILE, header_bytes, row_bytes
 from lavic.errors import OutputError
-from lavic.files import json_line, output_error, write_json
+from lavic.files import json_line, output_error, sync, write_json
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class StoreWriter:
         data = tokens.detach().to("cpu", self.dtype).contiguous()
         with _writing(self.folder / TOKENS_FILE):
             _write(self._tokens, self._end, data.view(torch.uint8).numpy().data)
-            _sync(self._tokens)
+            sync(self._tokens.fileno())
         lines, row = [], self.ledger.rows
         for entry in entries:
             place = {"row": row} if entry.rows == 1 else {"row": row, "rows": entry.rows}
@@ -131,14 +130,14 @@ class StoreWriter:
         """Cut both files off behind what counts, and write the header of what is left."""
         with _writing(self.folder / LEDGER_FILE):
             _cut_off(self._lines, self.ledger.length)
-            _sync(self._lines)
+            sync(self._lines.fileno())
         with _writing(self.folder / TOKENS_FILE):
             header = header_bytes(self.about, self.ledger.rows)
             self._tokens.seek(0)
             if self._tokens.read(HEADER_BYTES) != header:
                 _write(self._tokens, 0, memoryview(header))
             _cut_off(self._tokens, self._end)
-            _sync(self._tokens)
+            sync(self._tokens.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -183,12 +182,3 @@ def _cut_off(stream: FileIO, size: int) -> None:
     """What is right already stays untouched, and so does its time of change."""
     if os.fstat(stream.fileno()).st_size != size:
         stream.truncate(size)
-
-
-def _sync(stream: FileIO) -> None:
-    try:
-        os.fsync(stream.fileno())
-    except OSError as error:
-        # Some network file systems cannot.
-        if error.errno not in (EINVAL, ENOTSUP):
-            raise

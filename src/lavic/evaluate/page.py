@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lavic import report
-from lavic.embed.items import picture_name
 from lavic.errors import ImageError, InputError
 from lavic.evaluate.results import SystemResult
 from lavic.files import safe_join
 from lavic.images import read_image
+from lavic.layout import picture_name
 from lavic.tune.samples import AskedRow
 
 #: Pixels of a candidate's picture, for screens of twice the density.

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lavic.conversations import Conversation
 from lavic.errors import OutputError
 from lavic.evaluate.bootstrap import CONFIDENCE, RESAMPLES
 from lavic.evaluate.metrics import KS, Interval, Measures, RankedRow, differences
 from lavic.files import atomic_path, json_line, open_regular, output_error, write_atomic, write_json
-from lavic.formats import Conversation
 from lavic.rows import CANDIDATES_PREFIX
 
 SUMMARY_COLUMNS = (
@@ -78,24 +78,12 @@ def write_test_results(
         for conversation, ranked, response in zip(conversations, rows, responses, strict=True):
             if ranked.gt_items != conversation.gt_items:
                 raise ValueError(f"{conversation.where}: the answer belongs to another conversation")
-            line = _conversation_row(conversation)
+            line = conversation.row()
             # As read; only a list that was made since, by retrieval, is not there yet.
             line[CANDIDATES_PREFIX + name] = list(conversation.candidates.get(name, ranked.candidates))
             line[f"recommended_{name}"] = ranked.recommended
             line[f"response_{name}"] = response
             stream.write(json_line(line))
-
-
-def _conversation_row(conversation: Conversation) -> dict[str, Any]:
-    if conversation.raw is not None:
-        return dict(conversation.raw)
-    return {
-        "context": conversation.context,
-        "context_items": list(conversation.context_items),
-        "gt": conversation.answer,
-        "gt_items": list(conversation.gt_items),
-        **{CANDIDATES_PREFIX + name: list(ids) for name, ids in conversation.candidates.items()},
-    }
 
 
 # -- the summary ---------------------------------------------------------------------------------------------

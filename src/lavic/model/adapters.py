@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import torch
@@ -19,8 +20,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lavic.errors import AdapterError
-from lavic.files import write_atomic
+from lavic.errors import AdapterError, InputError
+from lavic.files import open_regular, read_json, write_atomic
 from lavic.model.load import public_name
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -173,11 +174,11 @@ def fingerprint(folder: Path) -> str:
     """First 8 hex digits of a SHA-256 over the weights and their scale: what decides what the adapter does.
 
     Raises:
-        AdapterError: the folder holds no adapter.
-        OSError: its weights cannot be read.
+        AdapterError: the folder holds no adapter, or its weights cannot be read.
     """
     settings = read_lora_settings(folder)
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes())
+    with _open_weights(folder) as stream:
+        digest = hashlib.file_digest(stream, "sha256")
     digest.update(f"scale {settings.alpha / settings.r!r}".encode())
     return digest.hexdigest()[:8]
 
@@ -209,12 +210,15 @@ def read_lora_settings(folder: Path) -> LoraSettings:
     if not folder.is_dir() or not path.exists():
         raise AdapterError(f"no adapter here ({CONFIG_FILE} is missing)", where=str(folder))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         kind, rank, alpha = config["peft_type"], config["r"], config["lora_alpha"]
         dropout = config.get("lora_dropout") or 0.0
         if not (rank == int(rank) > 0 and alpha == int(alpha) and 0 <= dropout < 1):
             raise ValueError(f"r {rank!r}, lora_alpha {alpha!r}, lora_dropout {dropout!r}")
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except InputError as error:
+        reason = error.__cause__ or error.problem
+        raise AdapterError(f"is not the configuration of an adapter ({reason})", where=str(path)) from None
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise AdapterError(f"is not the configuration of an adapter ({error!r})", where=str(path)) from None
     odd = [name for name in _NOT_PLAIN if config.get(name)]
     if kind != "LORA" or odd:
@@ -226,7 +230,7 @@ def read_lora_settings(folder: Path) -> LoraSettings:
     return LoraSettings(int(rank), int(alpha), float(dropout))
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _open_weights(folder: Path) -> BufferedReader:
     path = folder / WEIGHTS_FILE
     if not path.exists():
         pickled = (folder / "adapter_model.bin").exists()
@@ -235,6 +239,15 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             where=str(folder),
             remedy="lavic loads safetensors only.",
         )
+    try:
+        return open_regular(path)
+    except InputError as error:
+        raise AdapterError(f"cannot be read ({error.problem})", where=str(path)) from None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    _open_weights(folder).close()  # safetensors opens by name, and would wait for a pipe
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

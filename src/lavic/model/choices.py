@@ -2,8 +2,8 @@
 
 The IDs are a tree of tokens: what several begin with is computed once too. One forward pass over the prompt records
 keys and values, in the last layer nothing else; a second one over the tree looks at them, each token at its own
-ancestors only. An ID's score is the
-sum over its tokens and EOS, as training weighs them: what ranks is a probability, so every answer is a candidate.
+ancestors only. An ID's score is the sum over its tokens and EOS, as training weighs them: what ranks is a probability,
+so every answer is a candidate.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,6 +26,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lavic.errors import ModelError
+from lavic.model.checkpoint_folder import check_folder, damaged_file
 from lavic.model.families import Family, family_of
 from lavic.model.quantization import nf4_arguments, settle_quantized
 
@@ -38,16 +38,6 @@ TINY_FOLDER = Path(__file__).parent.parent / "toyshop" / "assets" / "tiny-llava-
 MAX_REASON = 240
 
 _CLASSES = {"llava_next": LlavaNextForConditionalGeneration, "llava": LlavaForConditionalGeneration}
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
-_JSON_FILES = (
-    "generation_config.json",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,25 @@ def public_name(name: str) -> str:
         return TINY
     path = Path(resolve_source(name))
     return path.resolve().name if path.is_dir() or path.is_absolute() else name
+
+
+def looks_local(source: str) -> bool:
+    """Whether a model's name can only mean a folder; all else may be a name on the hub."""
+    if source.startswith((".", "/", "~")) or Path(source).exists() or source.count("/") > 1:
+        return True
+    # weights/llava, mistyped, where there is a folder weights/.
+    return "/" in source and Path(source).parent.is_dir()
+
+
+def check_source(name: str) -> None:
+    """See what can be seen of a model without loading it: whether a folder is there, and whole.
+
+    Raises:
+        ModelError: it is not.
+    """
+    source = resolve_source(name)
+    if looks_local(source):
+        check_folder(source)
 
 
 def image_processor(source: str) -> Any:
@@ -144,7 +153,7 @@ def inspect_base(name: str) -> BaseModel:
         ModelError: as ``load_base``.
     """
     source = resolve_source(name)
-    _check_folder(source)
+    check_source(name)
     config = _guarded(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = family_of(str(config.model_type), source)
     _check_tower(source, config)
@@ -177,7 +186,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ModelError: as ``load_base``.
     """
     source = resolve_source(name)
-    _check_folder(source)
+    check_source(name)
     tokenizer: PreTrainedTokenizerBase = _guarded(
         source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     )
@@ -187,20 +196,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _from_pretrained(family: Family, source: str) -> Callable[..., Any]:
     """The loader of a family's class."""
     return partial(_CLASSES[family.model_type].from_pretrained, source, use_safetensors=True, trust_remote_code=False)
-
-
-def looks_local(source: str) -> bool:
-    """Whether a model's name can only mean a folder; all else may be a name on the hub."""
-    return source.startswith((".", "/", "~")) or Path(source).exists() or source.count("/") > 1
-
-
-def check_source(name: str) -> None:
-    """See what can be seen of a model without loading it: whether a folder is there, and whole.
-
-    Raises:
-        ModelError: it is not.
-    """
-    _check_folder(resolve_source(name))
 
 
 def _pixel_statistics(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -224,57 +219,6 @@ def _quiet(*, bar: bool = False) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_folder(source: str) -> None:
-    """What can be said better before transformers is asked."""
-    folder = Path(source)
-    if not looks_local(source):
-        return
-    if not folder.exists():
-        raise ModelError(
-            "there is no such folder",
-            where=source,
-            remedy="Give a folder with a LLaVA-NeXT checkpoint, a hub name such as "
-            "llava-hf/llava-v1.6-mistral-7b-hf, or `tiny`.",
-        )
-    if not folder.is_dir():
-        raise ModelError("a model is a folder, this is a file", where=source)
-    _require(folder, "config.json")
-    family_of(str(_read_json(folder / "config.json").get("model_type")), source)
-    _require(folder, "tokenizer.json", "tokenizer.model")
-    _require(folder, "preprocessor_config.json", "processor_config.json")
-    for name in _JSON_FILES:
-        if (folder / name).exists():
-            _read_json(folder / name)
-    if not list(folder.glob("*.safetensors")):
-        pickled = [name for name in _PICKLED if (folder / name).exists()]
-        raise ModelError(
-            f"the weights are pickled ({pickled[0]})" if pickled else "the folder holds no *.safetensors",
-            where=source,
-            remedy="lavic loads safetensors only: convert the checkpoint, or download its safetensors files.",
-        )
-
-
-def _require(folder: Path, *names: str) -> None:
-    """One of these files must be there; the first is what most checkpoints have."""
-    if not any((folder / name).exists() for name in names):
-        raise ModelError(
-            f"the folder holds no {names[0]}", where=str(folder), remedy="Copy the whole checkpoint folder."
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """transformers' own errors often leave out which file it was."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot be read ({error})", where=str(path), remedy="It looks half-copied: copy it again."
-        ) from None
-    return content
-
-
 def _check_tower(source: str, config: Any) -> None:
     """The five tokens are [CLS] states; of the towers in this family only CLIP's has one."""
     kind = getattr(getattr(config, "vision_config", None), "model_type", None)
@@ -294,7 +238,7 @@ def _guarded(source: str, load: Callable[[], Any], *, bar: bool = False) -> Any:
     except SafetensorError as error:
         raise ModelError(
             f"the weights are damaged ({error})",
-            where=_damaged_file(source),
+            where=damaged_file(source),
             remedy="It looks half-copied: copy it again.",
         ) from None
     except Exception as error:
@@ -302,17 +246,6 @@ def _guarded(source: str, load: Callable[[], Any], *, bar: bool = False) -> Any:
         reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
         reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + " ..."
         raise ModelError(f"the checkpoint cannot be loaded ({reason})", where=source, remedy=_remedy(source)) from None
-
-
-def _damaged_file(source: str) -> str:
-    """Which of a folder's weights files cannot be opened; the folder itself if none can be blamed."""
-    for path in sorted(Path(source).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError):
-            return str(path)
-    return source
 
 
 def _remedy(source: str) -> str:

@@ -117,7 +117,8 @@ class FiveTokenModel(nn.Module):
         """[B, T', D] after the language model.
 
         T' is T, or less where a constant beginning is left out; the last position is the last of the batch in
-        any case. Left of a row's first visual token states may be zeros (``frozen_start``).
+        any case. With ``frozen_start``, for which every row must hold a picture, states left of a row's first visual
+        token may be zeros.
 
         Args:
             prefix: the cache of what every row starts with; padding must then be on the right.
@@ -130,7 +131,7 @@ class FiveTokenModel(nn.Module):
         if prefix is not None:
             prefix.check(batch)
         before = Past([]) if prefix is None else prefix.past
-        if self.accelerations.frozen_start and torch.is_grad_enabled() and not batch.left_padded and self.views:
+        if self.accelerations.frozen_start and torch.is_grad_enabled() and not batch.left_padded:
             first = batch.placeholder_positions[:, 0] - before.length
             lengths = batch.attention_mask.sum(dim=1) - before.length
             return hidden_from_image_on(language_model, embeds[:, before.length :], first, lengths, before)

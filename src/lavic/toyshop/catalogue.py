@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import multiprocessing
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavic.errors import ConfigError, OutputError
-from lavic.files import FolderLock, prepare_output, write_atomic
+from lavic.errors import ConfigError
+from lavic.files import FolderLock, prepare_marked, write_atomic, write_json
 from lavic.formats import DESCRIPTIONS_KEY, Item, ItemImage, write_train_metadata, write_valid_metadata
 from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.toyshop.conversations import CATEGORY, ConversationCounts, check_look_alikes, write_conversations_of
@@ -23,7 +23,9 @@ __all__ = ["NAMES", "SERVED", "CatalogueCounts", "ToyItem", "plan_catalogue", "w
 #: The folder of pictures that are to be served.
 SERVED = "pictures"
 #: All that a catalogue's folder may hold.
-NAMES = (TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, SERVED, CATEGORY)
+#: Its presence says that a folder holds a drawn catalogue, which may be replaced.
+MARKER = "toyshop.json"
+NAMES = (MARKER, TRAIN_METADATA, VALID_METADATA, TRAIN_IMAGES, VALID_IMAGES, SERVED, CATEGORY)
 
 #: An address that leads nowhere: ``.invalid`` is reserved for that.
 NOWHERE = "https://toyshop.invalid/I"
@@ -85,7 +87,7 @@ def write_catalogue(
 
     Raises:
         ConfigError: fewer items than 12 or than the conversations need, or a negative number of workers.
-        OutputError: the folder is not empty, is in use, or cannot be written.
+        OutputError: the folder is not empty, or holds pictures of another origin; it is in use, or cannot be written.
     """
     if workers < 0:
         raise ConfigError(f"{workers} is not a number of processes", where="workers", remedy="Give 0 or more.")
@@ -93,24 +95,13 @@ def write_catalogue(
     if conversations:
         check_look_alikes(train, valid, seed, candidates=candidates)  # before hours of drawing
     output_dir = Path(output_dir)
-    _refuse_full(output_dir, overwrite)
     with FolderLock(output_dir):
-        prepare_output(output_dir, resume=False, overwrite=overwrite, known=NAMES)
-        folders = (TRAIN_IMAGES, VALID_IMAGES) if served_at is None else (SERVED, SERVED)
-        jobs = [
-            (output_dir / folder / item.image_name, item)
-            for folder, side in zip(folders, (train, valid), strict=True)
-            for item in side
-        ]
-        for folder in folders:
-            (output_dir / folder).mkdir(exist_ok=True)
-        for done, _ in enumerate(_drawn(jobs, workers), 1):
-            if on_progress is not None:
-                on_progress(done, len(jobs))
-        write_valid_metadata(output_dir / VALID_METADATA, (_valid_row(item, served_at) for item in valid))
-        write_train_metadata(
-            output_dir / TRAIN_METADATA, (_train_item(item, served_at) for item in train), ascii_only=True
-        )
+        prepare_marked(output_dir, MARKER, NAMES, "a drawn catalogue", overwrite=overwrite)
+        write_json(output_dir / MARKER, {"items": items, "seed": seed, "conversations": conversations})
+        train_folder, valid_folder = (TRAIN_IMAGES, VALID_IMAGES) if served_at is None else (SERVED, SERVED)
+        sides = ((output_dir / train_folder, train), (output_dir / valid_folder, valid))
+        _draw_pictures(sides, workers, on_progress)
+        _write_metadata(output_dir, train, valid, served_at)
         told = None
         if conversations:
             told = write_conversations_of(
@@ -126,14 +117,17 @@ def write_catalogue(
     return CatalogueCounts(len(train), len(valid), _combinations(train), _combinations(valid), told)
 
 
-def _refuse_full(folder: Path, overwrite: bool) -> None:
-    """As ``prepare_output`` would, but without naming ``--resume``, which drawing does not have."""
-    if not overwrite and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise OutputError(
-            "the folder is not empty",
-            where=str(folder),
-            remedy="Replace the catalogue in it with --overwrite, or choose another --output-dir.",
-        )
+def _draw_pictures(
+    sides: Iterable[tuple[Path, Sequence[ToyItem]]], workers: int, on_progress: Callable[[int, int], None] | None
+) -> None:
+    """Each side's pictures into its folder."""
+    jobs = []
+    for folder, items in sides:
+        folder.mkdir(exist_ok=True)
+        jobs += [(folder / item.image_name, item) for item in items]
+    for done, _ in enumerate(_drawn(jobs, workers), 1):
+        if on_progress is not None:
+            on_progress(done, len(jobs))
 
 
 def _drawn(jobs: list[tuple[Path, ToyItem]], workers: int) -> Iterator[None]:
@@ -155,6 +149,14 @@ def _draw_file(job: tuple[Path, ToyItem]) -> None:
     # Without chroma subsampling: small details keep their colour.
     draw(item.look, random.Random(item.picture_seed)).save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     write_atomic(path, encoded.getvalue())
+
+
+def _write_metadata(
+    output_dir: Path, train: Sequence[ToyItem], valid: Sequence[ToyItem], served_at: str | None
+) -> None:
+    """Both files, the training one last."""
+    write_valid_metadata(output_dir / VALID_METADATA, (_valid_row(item, served_at) for item in valid))
+    write_train_metadata(output_dir / TRAIN_METADATA, (_train_item(item, served_at) for item in train), ascii_only=True)
 
 
 def _train_item(item: ToyItem, served_at: str | None) -> Item:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavic.conversations import Conversation, write_conversations
 from lavic.errors import ConfigError
-from lavic.formats import Conversation, write_conversations
 from lavic.toyshop import requests
 from lavic.toyshop.items import ToyItem, plan_looks
 from lavic.toyshop.look_alikes import Shelf, in_company, shelves_of, unmistakable

@@ -48,15 +48,16 @@ def phrase(look: Look, rng: random.Random) -> str:
     """A noun phrase with colour, pattern and kind, such as ``a red striped mug``."""
     if rng.random() < 0.7:
         return plain_phrase(look)
-    return _with_article(f"{look.colour} {look.kind} {PATTERN_WORDS[look.pattern][1]}")
+    return with_article(f"{look.colour} {look.kind} {PATTERN_WORDS[look.pattern][1]}")
 
 
 def plain_phrase(look: Look) -> str:
     """The same with the pattern in front, always."""
-    return _with_article(f"{look.colour} {PATTERN_WORDS[look.pattern][0]} {look.kind}")
+    return with_article(f"{look.colour} {PATTERN_WORDS[look.pattern][0]} {look.kind}")
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """``a mug``, ``an orange mug``."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

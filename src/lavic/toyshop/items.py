@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lavic.errors import ConfigError
+from lavic.layout import picture_name
 from lavic.toyshop import grammar
 from lavic.toyshop.kinds import Look, looks
 
@@ -29,7 +30,7 @@ class ToyItem:
     @property
     def image_name(self) -> str:
         """The file of its only picture."""
-        return f"{self.item_id}_0.jpg"
+        return picture_name(self.item_id, 0)
 
 
 def plan_catalogue(items: int, seed: int) -> tuple[list[ToyItem], list[ToyItem]]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of product: the domain that it belongs to and the details that it can have."""
+    """A kind of product, and the details that it can have."""
 
     name: str
-    domain: str
     details: tuple[str, ...]
 
 
@@ -37,18 +36,18 @@ class Look:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("t-shirt", "fashion", ("a v-neck", "a chest pocket", "long sleeves")),
-        Kind("dress", "fashion", ("a belt", "thin straps", "a ruffled hem")),
-        Kind("handbag", "fashion", ("a long strap", "a round handle", "a gold clasp")),
-        Kind("cap", "fashion", ("a top button", "a front badge", "a wide brim")),
-        Kind("sneaker", "fashion", ("a thick sole", "a high ankle", "dark laces")),
-        Kind("mug", "home", ("a large handle", "a golden rim", "a lid")),
-        Kind("cushion", "home", ("corner tassels", "a centre button", "a piped edge")),
-        Kind("lamp", "home", ("a wooden base", "a round base", "three legs")),
-        Kind("vase", "home", ("two handles", "a narrow neck", "a dried branch")),
-        Kind("lotion bottle", "beauty", ("a pump", "a flip cap", "a square label")),
-        Kind("lipstick", "beauty", ("a golden band", "a slanted tip", "a cap beside it")),
-        Kind("cream jar", "beauty", ("a silver lid", "a round label", "a wooden lid")),
+        Kind("t-shirt", ("a v-neck", "a chest pocket", "long sleeves")),
+        Kind("dress", ("a belt", "thin straps", "a ruffled hem")),
+        Kind("handbag", ("a long strap", "a round handle", "a gold clasp")),
+        Kind("cap", ("a top button", "a front badge", "a wide brim")),
+        Kind("sneaker", ("a thick sole", "a high ankle", "dark laces")),
+        Kind("mug", ("a large handle", "a golden rim", "a lid")),
+        Kind("cushion", ("corner tassels", "a centre button", "a piped edge")),
+        Kind("lamp", ("a wooden base", "a round base", "three legs")),
+        Kind("vase", ("two handles", "a narrow neck", "a dried branch")),
+        Kind("lotion bottle", ("a pump", "a flip cap", "a square label")),
+        Kind("lipstick", ("a golden band", "a slanted tip", "a cap beside it")),
+        Kind("cream jar", ("a silver lid", "a round label", "a wooden lid")),
     )
 }
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lavic.toyshop.grammar import PATTERN_WORDS, phrase
+from lavic.toyshop.grammar import PATTERN_WORDS, phrase, with_article
 from lavic.toyshop.kinds import Look
 
 #: How a wish is brought forward, and what may follow it.
@@ -96,10 +96,10 @@ def posted_in_turns(wish: Wish, rng: random.Random) -> list[str]:
     """A submission that says a part, and comments that ask for the rest and tell it."""
     before, after = PATTERN_WORDS[wish.pattern]
     if rng.random() < 0.5:
-        opening, asked_for = _with_article(f"{wish.colour} {wish.kind}"), "pattern"
+        opening, asked_for = with_article(f"{wish.colour} {wish.kind}"), "pattern"
         answer = rng.choice((before, after))
     else:
-        opening = rng.choice((_with_article(f"{before} {wish.kind}"), f"{_with_article(wish.kind)} {after}"))
+        opening = rng.choice((with_article(f"{before} {wish.kind}"), f"{with_article(wish.kind)} {after}"))
         answer, asked_for = wish.colour, "colour"
     # Never first in a sentence: its words are other tokens in capitals, whose spelling the tiny model has not read.
     answer = f"Preferably {answer}"
@@ -119,7 +119,7 @@ def changed(first: Wish, wish: Wish, rng: random.Random) -> list[str]:
         words = wish.said(rng)
     else:
         new = wish.colour if first.colour != wish.colour else PATTERN_WORDS[wish.pattern][0]
-        words = _with_article(f"{new} one")
+        words = with_article(f"{new} one")
         if wish.detail != first.detail:
             words += f" and {wish.detail}"
     return [*lines, _comment(rng.choice(_CHANGES).format(words))]
@@ -143,7 +143,3 @@ def _submission(asked_for: str, rng: random.Random) -> str:
 
 def _comment(text: str) -> str:
     return f"<comment>{text}</comment>"
-
-
-def _with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -15,8 +15,11 @@ _FULL_MACHINE = "DefaultCPUAllocator: can't allocate memory"
 
 
 @contextmanager
-def machine_failures() -> Iterator[None]:
+def machine_failures(remedy: str = "") -> Iterator[None]:
     """Inside the block, want of memory becomes a sentence; all other errors pass.
+
+    Args:
+        remedy: what mends it in a command that does not train; "" for a training run's own mends.
 
     Raises:
         TrainingError: the memory of the GPU or of the machine is full, or a process that reads pictures was ended
@@ -29,14 +32,16 @@ def machine_failures() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _FULL_GPU):
             raise TrainingError(
                 f"the GPU's memory is full{_gpu_memory()}",
-                remedy="End what else runs on the GPU and go on with --resume; or start again with, in this order, a "
+                remedy=remedy
+                or "End what else runs on the GPU and go on with --resume; or start again with, in this order, a "
                 "smaller --batch_size (with a larger --gradient_accumulation the result is the same), "
                 "--activation_checkpointing, --quantize nf4, a smaller --max_length.",
             ) from error
         if isinstance(error, MemoryError) or _FULL_MACHINE in text:
             raise TrainingError(
                 "the machine's memory is full",
-                remedy="End other programs, or use a smaller --num_workers, --batch_size or --max_length. "
+                remedy=remedy
+                or "End other programs, or use a smaller --num_workers, --batch_size or --max_length. "
                 "The last checkpoint is kept.",
             ) from error
         # torch raises it wherever the main process happens to be when a worker dies.
@@ -45,7 +50,8 @@ def machine_failures() -> Iterator[None]:
         reason = text.partition(": ")[2].partition(".")[0]
         raise TrainingError(
             "a process that reads pictures was ended from outside" + (f" ({reason})" if reason else ""),
-            remedy="Mostly memory or shared memory ran out: use a smaller --num_workers (0 for none), and in Docker "
+            remedy=remedy
+            or "Mostly memory or shared memory ran out: use a smaller --num_workers (0 for none), and in Docker "
             "a larger --shm-size. The last checkpoint is kept.",
         ) from error
 

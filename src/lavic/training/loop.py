@@ -274,7 +274,7 @@ class Trainer:
         if validates and not self._validate():
             self._stop()
         state.validation_due = False
-        if ends_epoch:
+        if ends_epoch or self._out_of_patience():
             self.task.epoch_done((state.step - 1) // self.task.steps_per_epoch)
         by_steps = settings.checkpoint_steps > 0 and state.step % settings.checkpoint_steps == 0
         by_time = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavic.errors import ConfigError, OutputError
-from lavic.folders import output_error, prepare_output
+from lavic.folders import output_error, part_of, prepare_output
 from lavic.images import read_image
 from lavic.model.views import cut_views
 
@@ -117,7 +116,7 @@ class PictureCache:
     def _keep(self, place: Path, views: NDArray[np.uint8]) -> None:
         if self.trouble:
             return
-        part = place.with_name(f".{place.name}.{os.getpid()}.part")
+        part = part_of(place)
         try:
             place.parent.mkdir(exist_ok=True)
             with part.open("wb") as stream:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,13 +23,13 @@ from typing import Any, Self
 
 from lavic.console import Console, LogFile
 from lavic.errors import OutputError
-from lavic.files import json_line, output_error, write_atomic, write_json
+from lavic.files import json_line, output_error, sync, write_atomic
 from lavic.rendering import json_ready
+from lavic.training.run_process import PROCESS_FILE, forget_process, note_process
 from lavic.training.trackers import Tracker, open_trackers
 
 EVENTS_FILE = "events.jsonl"
 SKIPPED_FILE = "skipped.jsonl"
-PROCESS_FILE = "running.json"
 TENSORBOARD_DIR = "tensorboard"
 # What a run log, trackers included, leaves in the output folder; --overwrite may delete these.
 RUN_LOG_NAMES = (EVENTS_FILE, PROCESS_FILE, TENSORBOARD_DIR, "wandb_id.txt", "wandb")
@@ -81,7 +80,7 @@ class RunLog:
             path = output_dir / EVENTS_FILE
             kept = [] if resume_step is None else rows_until(path, resume_step, resume_rows)
             write_atomic(path, b"".join(json_line(row) for row in kept))
-            _mark_running(output_dir, self._text.path)
+            note_process(output_dir, self._text.path)
             self._events = path.open("a", encoding="utf-8")
         except (OSError, OutputError) as error:
             if console is not None:
@@ -148,7 +147,7 @@ class RunLog:
         """A checkpoint is about to be written: the row first, so that a checkpoint has all of its rows."""
         self._add("checkpoint", step, {"path": str(path), **fields})
         try:
-            os.fsync(self._events.fileno())  # the checkpoint outlives a crash of the machine; so must its rows
+            sync(self._events.fileno())  # the checkpoint outlives a crash of the machine; so must its rows
         except OSError as error:
             raise self._not_written(error) from None
 
@@ -177,7 +176,7 @@ class RunLog:
         with contextlib.suppress(OSError):
             self._events.close()
         with contextlib.suppress(OSError):
-            (self.output_dir / PROCESS_FILE).unlink(missing_ok=True)
+            forget_process(self.output_dir)
         if self._console is not None:
             self._console.detach(self._text)
         self._text.close()
@@ -197,7 +196,7 @@ class RunLog:
 
     # -- inside --------------------------------------------------------------------------------------------
 
-    def _add(self, kind: str, step: int | None, fields: Mapping[str, Any], *, text: bool = True) -> None:
+    def _add(self, kind: str, step: int | None, fields: Mapping[str, Any]) -> None:
         self._step = self._step if step is None else step
         row = {"kind": kind, "step": self._step, "time": round(time.time(), 3), **fields}
         try:
@@ -206,8 +205,7 @@ class RunLog:
         except OSError as error:
             raise self._not_written(error) from None
         self.rows += 1
-        if text:
-            self._text.write(_as_text(row))
+        self._text.write(_as_text(row))
 
     def _not_written(self, error: OSError) -> OutputError:
         return output_error(self.output_dir / EVENTS_FILE, error)
@@ -258,18 +256,18 @@ def check_log_folder(log_dir: Path) -> None:
 
 def rows_until(path: Path, step: int, rows: int | None = None) -> list[dict[str, Any]]:
     """A run's rows up to a checkpoint: the first ``rows``, or all up to ``step``; without end rows."""
-    found = read_rows(path)
+    found = read_events(path)
     kept = found[:rows] if rows is not None else [row for row in found if row["step"] <= step]
     return [row for row in kept if row["kind"] != "end"]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """The rows of an events file; a line torn by a kill, or not ours, is passed over. No file, no rows."""
     rows: list[dict[str, Any]] = []
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                row = parse_row(line)
+                row = parse_event(line)
                 if row is not None:
                     rows.append(row)
     except FileNotFoundError:
@@ -277,7 +275,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def parse_row(line: str) -> dict[str, Any] | None:
+def parse_event(line: str) -> dict[str, Any] | None:
     """The row that a line of an events file holds; None if it is not one of ours."""
     try:
         row = json.loads(line)
@@ -286,24 +284,6 @@ def parse_row(line: str) -> dict[str, Any] | None:
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or not isinstance(row.get("step"), int):
         return None
     return row
-
-
-def _mark_running(output_dir: Path, log_path: Path) -> None:
-    """Note whose run this is, so that a reader can tell a running one from a killed one."""
-    pid = os.getpid()
-    facts = {"pid": pid, "born": process_born(pid), "host": socket.gethostname(), "started": time.time()}
-    write_json(output_dir / PROCESS_FILE, {**facts, "log_file": str(log_path)})
-
-
-def process_born(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None without ``/proc`` or such a process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The second field is the program's name in brackets and may hold spaces; the 22nd is the start time.
-    fields = text[text.rfind(")") + 1 :].split()
-    return int(fields[19]) if len(fields) > 19 else None
 
 
 def _as_text(row: Mapping[str, Any]) -> str:

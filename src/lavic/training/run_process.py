@@ -1,19 +1,39 @@
-"""Whether the process of a run is alive: asked without a lock, a signal or anything else that it could notice."""
+"""The process of a run: the note that it leaves in its folder, and whether it is alive.
+
+That is asked without a lock, a signal or anything else that it could notice.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lavic.errors import InputError
-from lavic.files import open_regular, read_json
-from lavic.folders import LOCK_NAME
-from lavic.training.run_log import PROCESS_FILE, process_born
+from lavic.files import open_regular, read_json, write_json
+from lavic.folders import LOCK_NAME, process_born
 
+PROCESS_FILE = "running.json"
 _KERNEL_LOCKS = Path("/proc/locks")
+
+
+def note_process(output_dir: Path, log_path: Path) -> None:
+    """Note whose run this is, so that a reader can tell a running one from a killed one.
+
+    Raises:
+        OutputError: the note cannot be written.
+    """
+    pid = os.getpid()
+    facts = {"pid": pid, "born": process_born(pid), "host": socket.gethostname(), "started": time.time()}
+    write_json(output_dir / PROCESS_FILE, {**facts, "log_file": str(log_path)})
+
+
+def forget_process(output_dir: Path) -> None:
+    """Take the note away: the run has come to an orderly end."""
+    (output_dir / PROCESS_FILE).unlink(missing_ok=True)
 
 
 def read_process(output_dir: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class RunTotals:
         return self.last if self.last is not None and self.last["kind"] == "end" else None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Count a row (``lavic.training.run_log.parse_row``)."""
+        """Count a row (``lavic.training.run_log.parse_event``)."""
         if not 0 <= row["step"] <= _LARGEST:
             return
         self.last = row

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lavic.errors import InputError, system_words
-from lavic.skipped import MAX_REASONS, OTHER_REASON
+from lavic.skipped import MAX_REASONS, OTHER_REASON, kind_of
 from lavic.training.growing_file import GrowingFile
-from lavic.training.run_log import EVENTS_FILE, SKIPPED_FILE, parse_row
+from lavic.training.run_log import EVENTS_FILE, SKIPPED_FILE, parse_event
 from lavic.training.run_process import is_elsewhere, living_pid, lock_holder, read_process
 from lavic.training.run_totals import RunTotals, Validation, eta_s, number, samples_per_s
 
@@ -117,7 +117,7 @@ def read_run(output_dir: Path) -> RunView:
 
 
 class RunReader:
-    """Looks at a run again and again; each look costs as much as what is new in it.
+    """Looks at a run again and again; each look reads only what is new in its files.
 
     It only reads. A run that is replaced, resumed or deleted between two looks is simply read anew.
     """
@@ -150,7 +150,7 @@ class RunReader:
         if growth.restarted:
             self._rows = RunTotals()
         for line in growth.lines:
-            row = parse_row(line)
+            row = parse_event(line)
             if row is not None:
                 self._rows.add(row)
         self._looks += 1
@@ -164,7 +164,7 @@ class RunReader:
             self._reasons = Counter()
         for line in growth.lines:
             if line.strip():
-                reason = reason_of(line)
+                reason = kind_of(reason_of(line))
                 known = reason in self._reasons or len(self._reasons) < MAX_REASONS
                 self._reasons[reason if known else OTHER_REASON] += 1
 

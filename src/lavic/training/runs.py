@@ -22,13 +22,13 @@ from lavic.training.identity import check_same_run, identity_of, weights_mark
 from lavic.training.loop import LoopSettings
 from lavic.training.run_log import (
     EVENTS_FILE,
-    PROCESS_FILE,
     RUN_LOG_NAMES,
     SKIPPED_FILE,
     RunLog,
     check_log_folder,
-    read_rows,
+    read_events,
 )
+from lavic.training.run_process import forget_process
 from lavic.training.sampler import steps_per_epoch
 from lavic.training.settings import TrainingSettings
 
@@ -43,6 +43,9 @@ _FREE_TO_CHANGE = {
     "output_dir",
     "validate_before_training",
     "skip_gpu_check",
+    # Both change nothing where there is one device, and lavic takes one.
+    "strategy",
+    "devices",
 }
 
 #: What to say of a folder with the rows of a finished run (``has_finished``) and no state to go on from.
@@ -113,7 +116,7 @@ class TrainingRun(Generic[S]):
         if not has_finished(folder):
             with self._open_log(None) as log:
                 self._log_end(log)
-        (folder / PROCESS_FILE).unlink(missing_ok=True)
+        forget_process(folder)
         self.console.info(f"The run in {folder}/ has finished already, at step {self.state.step}.")
         return Outcome(summary={"output_dir": str(folder), "step": self.state.step, "status": "finished"})
 
@@ -133,6 +136,8 @@ class TrainingRun(Generic[S]):
     def _log_end(self, log: RunLog) -> None:
         if self.skipped.count:
             log.skipped(self.skipped.count, reasons=dict(self.skipped.by_reason))
+        for what, count in self.skipped.notes.most_common():
+            log.note(f"{count:,} {what}")
         log.end("finished", best_step=self.state.best_step, best_loss=self.state.best_loss)
 
 
@@ -201,7 +206,7 @@ def _prepare_folder(settings: TrainingSettings, known: tuple[str, ...]) -> RunSt
 
 def has_finished(folder: Path) -> bool:
     """Whether the rows of a run in this folder come to its end."""
-    rows = read_rows(folder / EVENTS_FILE)
+    rows = read_events(folder / EVENTS_FILE)
     return any(row["kind"] == "end" and row.get("status") == "finished" for row in rows)
 
 

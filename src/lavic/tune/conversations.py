@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lavic.conversations import Conversation, read_conversations
 from lavic.embed.store import ItemStore
 from lavic.errors import ConfigError, InputError, NothingLeftError
-from lavic.formats import NO_TITLE, Conversation, read_conversations, read_train_items, read_valid_metadata
+from lavic.formats import NO_TITLE, read_train_items, read_valid_metadata
 from lavic.layout import conversation_files
 from lavic.model.recommendation import Candidate
 from lavic.skipped import SkipLog
@@ -119,24 +120,20 @@ def conversations_of(path: Path, candidate_type: str, skipped: SkipLog) -> Itera
         InputError: the file cannot be used.
         NothingLeftError: no row has the list.
     """
-    several = 0
+    usable = 0
     other: set[str] = set()
     for conversation in read_conversations(path, skipped):
         given = conversation.candidates.get(candidate_type)
         if not given:
             other.update(conversation.candidates)
             reason = f"there is no list candidates_{candidate_type}" if given is None else "the list is empty"
-            skipped.add(file=path, where=_line(conversation), key=f"candidates_{candidate_type}", reason=reason)
+            skipped.add(file=path, where=conversation.place, key=f"candidates_{candidate_type}", reason=reason)
             continue
-        several += 1
+        usable += 1
         candidates = tuple(dict.fromkeys(given))
         if len(candidates) < len(given):
             skipped.note(REPEATED, len(given) - len(candidates))
         yield conversation, candidates
-    if not several:
+    if not usable:
         remedy = f"It has: {', '.join(f'candidates_{name}' for name in sorted(other))}." if other else ""
         raise NothingLeftError(f"no row has candidates_{candidate_type}", where=str(path), remedy=remedy)
-
-
-def _line(conversation: Conversation) -> str:
-    return conversation.where.rpartition(", ")[2]

@@ -9,8 +9,8 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavic.conversations import Conversation
 from lavic.errors import NothingLeftError
-from lavic.formats import Conversation
 from lavic.model.recommendation import Candidate, RecommendationPrompts
 from lavic.skipped import SkipLog, most_frequent
 from lavic.tune.conversations import SHORTENED, Catalogue
@@ -84,7 +84,7 @@ def tune_samples(
     samples: list[TuneSample] = []
     left_out: Counter[str] = Counter()
     for conversation, given in rows:
-        place = conversation.where.rpartition(", ")[2]
+        place = conversation.place
         if not conversation.gt_items:
             skipped.add(file=path, where=place, key="gt_items", reason=NO_RIGHT_ITEM)
             left_out[NO_RIGHT_ITEM] += 1
@@ -162,7 +162,7 @@ def asked_rows(
         candidates = tuple(map(catalogue.candidate, given))
         context = prompts.fit(conversation.context, candidates)
         if context is None:
-            skipped.add(file=path, where=conversation.where.rpartition(", ")[2], reason=TOO_LONG)
+            skipped.add(file=path, where=conversation.place, reason=TOO_LONG)
             left_out[TOO_LONG] += 1
             continue
         if context != conversation.context:
