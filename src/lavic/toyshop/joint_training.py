@@ -42,14 +42,14 @@ READER_RATE, LATER_READER_RATE, RATE = 2.5e-3, 2e-4, 4e-4
 REVISING, REVISING_RATE = 250, 4e-4
 #: How often a step is which lesson, while reading is learnt and behind that.
 READING = {"read": 1.0}
-CHOOSING = {"read": 0.1, "describe": 0.25, "text": 0.15, "rows": 0.5}
+CHOOSING = {"read": 0.1, "describe": 0.3, "text": 0.1, "rows": 0.5}
 #: Sequences of a step; one token a view makes short ones, few candidates too.
 READING_BATCH, DESCRIBING_BATCH, CANDIDATES = 10, 48, 160
 _WARMUP = 30
 #: How often a batch of rows is of pictures alone, and else the share of pictures among the rows.
 _ALL_PICTURES, _PICTURES = 0.3, 0.8
 #: How often one token a view is shown, and how often a part of all image tokens, of so many.
-_VIEWS, _PART, _IMAGE_TOKENS, _FEWEST, _MOST = 0.25, 0.35, 135, 20, 110
+_VIEWS, _PART, _IMAGE_TOKENS, _FEWEST, _MOST = 0.1, 0.4, 135, 20, 110
 
 
 @torch.no_grad()
