@@ -187,7 +187,7 @@ def test_a_run_that_ended_behind_its_last_checkpoint_gets_its_last_line(
         raise StruckError
 
     with monkeypatch.context() as patched:
-        patched.setattr("lavic.distill.run.judge", struck)
+        patched.setattr("lavic.distill.run.judge_adapter", struck)
         assert run_command_line(flags(world, output, **FEW)) == 70
     assert events(output)[-1]["status"] == "failed"
     if killed:  # and so without a row that says how it ended
