@@ -33,16 +33,16 @@ def world(work: Path, seed: int, arguments: argparse.Namespace, console: Console
     """What the demo found in one world; kept from an earlier run of the same settings."""
     folder = work / f"seed-{seed}"
     names = ("items", "steps", "tune_steps", "full_tokens")
-    asked = {"seed": seed, **{name: getattr(arguments, name) for name in names}}
-    mark = {"model": sha256_file(TINY_FOLDER / "model.safetensors")}
+    wanted = {"seed": seed, **{name: getattr(arguments, name) for name in names}}
+    asked = {**wanted, "model": sha256_file(TINY_FOLDER / "model.safetensors")}
     kept = folder.with_suffix(".json")
     if kept.exists():
         found: dict[str, Any] = read_json(kept)
-        if found["asked"] == asked | mark:
+        if found["asked"] == asked:
             return found
-    run(DemoSettings(output_dir=folder, undistilled=True, workers=arguments.workers, **asked), console)
+    run(DemoSettings(output_dir=folder, undistilled=True, workers=arguments.workers, **wanted), console)
     summary = read_json(folder / "summary.json")
-    found = {"asked": asked | mark, **{key: summary[key] for key in ("hr@1", "hr@1_interval", "test_conversations")}}
+    found = {"asked": asked, **{key: summary[key] for key in ("hr@1", "hr@1_interval", "test_conversations")}}
     write_json(kept, found)
     return found
 

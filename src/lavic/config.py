@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 import lavic
@@ -29,6 +29,14 @@ VERSIONS_FILE = "versions.json"
 _NUMBER = re.compile(r"[-+]?[0-9][0-9_.]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 # What decides whether two runs can give equal numbers.
 VERSIONED_PACKAGES = ("torch", "transformers", "peft", "lightning-fabric")
+
+
+def says_yes(value: Any) -> bool:
+    """Whether a setting of yes or no will be read as yes, however it is spelt; what is neither is refused later."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
 
 
 def setting(

@@ -65,9 +65,9 @@ def test_two_demos_do_not_write_to_one_folder(tmp_path):
 
 def test_the_full_demo_is_larger_unless_told_otherwise():
     full = DemoSettings(full=True, steps=1200)
-    assert (full.size("items"), full.size("steps")) == (FULL["items"], 1200)
+    assert (full.items, full.steps) == (FULL["items"], 1200)
     usual = DemoSettings(items=50)
-    assert (usual.size("items"), usual.size("steps")) == (50, 160)
+    assert (usual.items, usual.steps) == (50, 160)
 
 
 def test_too_few_items_to_recommend_from_are_refused_before_anything_is_deleted(tmp_path):

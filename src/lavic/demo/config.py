@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from lavic.config import Settings, setting
+from pydantic import model_validator
+
+from lavic.config import Settings, says_yes, setting
 
 #: What ``--full`` makes of settings that were not given.
 FULL = {"items": 5_000, "steps": 600}
@@ -38,7 +41,9 @@ class DemoSettings(Settings):
         saved=False,
     )
 
-    def size(self, name: str) -> int:
-        """``items`` or ``steps``, as given, or as large as the demo is without."""
-        as_usual = name in self.model_fields_set or not self.full
-        return getattr(self, name) if as_usual else FULL[name]
+    @model_validator(mode="before")
+    @classmethod
+    def _as_large_as_asked(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not says_yes(values.get("full", False)):
+            return values
+        return {**FULL, **values}

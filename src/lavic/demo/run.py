@@ -65,8 +65,8 @@ def run(settings: DemoSettings, console: Console) -> Outcome:
         ConfigError: too few items for conversations about look-alikes.
         OutputError: the folder holds what no demo made, is in use, or cannot be written.
     """
-    train, held_out = plan_catalogue(settings.size("items"), settings.seed)
-    plan = Plan(settings.size("items"), settings.size("steps"), tuple(held_out))
+    train, held_out = plan_catalogue(settings.items, settings.seed)
+    plan = Plan(settings.items, settings.steps, tuple(held_out))
     stage = Stage2(settings.tune_steps, _systems(settings), settings.seed, settings.workers)
     if stage.steps:
         _check_look_alikes(train, held_out, settings.seed)

@@ -12,8 +12,7 @@ from torch import nn
 
 from lavic.config import VERSIONED_PACKAGES, versions
 from lavic.embed.config import ALL, FIVE
-from lavic.errors import AdapterError
-from lavic.model.adapters import VISION_PARTS, WEIGHTS_FILE, fingerprint
+from lavic.model.adapters import VISION_PARTS, fingerprint
 from lavic.model.load import BaseModel
 from lavic.model.marks import sampled_values
 
@@ -52,14 +51,11 @@ def adapter_mark(folder: Path | None) -> dict[str, str] | None:
     """Name and fingerprint of a stage-1 adapter; None for the bare model.
 
     Raises:
-        AdapterError: the folder holds no adapter.
+        AdapterError: the folder holds no adapter, or its weights cannot be read.
     """
     if folder is None:
         return None
-    try:
-        return {"name": folder.resolve().name, "fingerprint": fingerprint(folder)}
-    except OSError as error:
-        raise AdapterError(f"{WEIGHTS_FILE} cannot be read ({error.strerror})", where=str(folder)) from None
+    return {"name": folder.resolve().name, "fingerprint": fingerprint(folder)}
 
 
 def model_marks(base: BaseModel, image_tokens: str = FIVE) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from lavic.config import Settings, setting
+from lavic.config import Settings, says_yes, setting
 from lavic.errors import ConfigError
 from lavic.training.settings import DATA, OUTPUT, SPEED, TRAINING, TrainingSettings
 
@@ -19,14 +19,6 @@ PUBLISHED = {
     "repeat_right_items": True,
     "keep_last": True,
 }
-
-
-def _says_yes(value: Any) -> bool:
-    """Whether a setting of yes or no will be read as yes, however it is spelt; what is neither is refused later."""
-    try:
-        return TypeAdapter(bool).validate_python(value)
-    except ValidationError:
-        return False
 
 
 class ConversationSettings(Settings):
@@ -138,7 +130,7 @@ class TuneSettings(ConversationSettings, TrainingSettings):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not _says_yes(values.get("published", False)):
+        if not isinstance(values, dict) or not says_yes(values.get("published", False)):
             return values
         against = [name for name, value in PUBLISHED.items() if values.get(name, value) != value]
         if against:
