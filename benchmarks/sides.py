@@ -74,7 +74,7 @@ def switched(side: Side, device: torch.device) -> list[tuple[Side, bool]]:
     """
     assert side.accelerations is not None, "only lavic has switches"
     found: list[tuple[Side, bool]] = []
-    for field in fields(Accelerations):
+    for field in (field for field in fields(Accelerations) if field.name in DistillSettings.model_fields):
         default = getattr(side.accelerations, field.name)
         if not isinstance(default, bool) or (field.name == "compile" and device.type != "cuda"):
             continue

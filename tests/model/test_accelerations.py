@@ -20,11 +20,17 @@ from lavic.model.prefix_cache import PrefixCache, shared_length
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.visual_tokens import FiveTokenModel
 from lavic.prompts import DEFAULT_PROMPTS
+from lavic.tune.config import TuneSettings
 
 
 def test_every_short_cut_has_a_switch_of_its_name():
+    flags = DistillSettings.model_fields
     for field in fields(Accelerations):
-        assert DistillSettings.model_fields[field.name].default == field.default
+        if field.name == "answer_states":
+            assert field.name not in flags, "of stage 2 alone"
+            assert TuneSettings.model_fields[field.name].default is True
+        else:
+            assert flags[field.name].default == field.default
 
 
 def test_plain_takes_no_short_cut():

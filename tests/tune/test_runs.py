@@ -276,7 +276,7 @@ def test_equal_steps_whatever_the_micro_batch(world: Path, tmp_path: Path, monke
 def test_short_cuts_change_no_gradient(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = make_ragged(world)
     usual = {"max_steps": 1, "lora_dropout": 0}
-    off = {"no_target_logits": True, "no_lean_lora": True}
+    off = {f"no_{name}": True for name in ("target_logits", "answer_states", "lean_lora")}
     plain = first_gradients(tune_flags(shop, tmp_path / "plain", **usual, **off), monkeypatch)
     fast = first_gradients(tune_flags(shop, tmp_path / "fast", **usual), monkeypatch)
     again = tune_flags(shop, tmp_path / "again", **usual, activation_checkpointing=True)

@@ -74,7 +74,7 @@ def estimate(settings: DistillSettings, facts: ModelFacts, *, longest: int, prec
     activations = rows * (
         _kept(patches, tower_layers, inside, size * vision.hidden_size, settings)
         + _kept(longest, text.num_hidden_layers, _language(text, size, settings), size * text.hidden_size, settings)
-    )
+    ) + _copies(trainable, size)
     # fp32 logits of a chunk, their gradient and their softmax; with a teacher also those of the other tokens alone,
     # their gradient, and the sum of both gradients.
     positions = rows * longest
@@ -143,14 +143,20 @@ def estimate_tuning(
     positions = settings.batch_size * lengths.sample
     targets = settings.batch_size * lengths.answer
     inside = _trained_language(text, size, settings, on_gpu=on_gpu)
+    # Of all positions the last layer keeps the norm's input, and keys and values, which a mask spreads to all heads.
+    layers = text.num_hidden_layers - settings.answer_states
+    last = settings.answer_states * size * (3 * text.hidden_size + _keys_and_values(text))
+    trained = facts.trainable_language(settings.lora_r, lm_head=settings.lm_head)
     logits = 3 * 4 * (min(CHUNK, targets) if settings.target_logits else targets) * text.vocab_size
     if not settings.target_logits:
         logits += 2 * size * positions * text.vocab_size  # of every position, and their gradient
     weights, loading = _weights(settings, facts, size, on_gpu=on_gpu)
     return Need(
         weights=weights,
-        lora=facts.trainable_language(settings.lora_r, lm_head=settings.lm_head) * LORA_BYTES,
-        activations=_kept(positions, text.num_hidden_layers, inside, size * text.hidden_size, settings),
+        lora=trained * LORA_BYTES,
+        activations=_kept(positions, layers, inside, size * text.hidden_size, settings)
+        + positions * last
+        + _copies(trained, size),
         logits=logits,
         main=PROCESS_BYTES + loading,
         on_gpu=on_gpu,
@@ -178,13 +184,18 @@ def _kept(positions: int, layers: int, inside: float, between: float, settings: 
     return positions * layers * inside
 
 
+def _copies(trained: int, size: int) -> float:
+    """Bytes of the LoRA weights in the number format that is computed in: they are fp32 themselves."""
+    return 0.0 if size == _BYTES["fp32"] else float(trained * size)
+
+
 def _vision(config: Any, size: int, settings: DistillSettings, *, on_gpu: bool) -> float:
     """Bytes a position and layer: LoRA sits on every linear layer, so each keeps its input."""
     width, inner = config.hidden_size, config.intermediate_size
-    masks = 5 * width + inner  # of dropout, a byte each
+    masks = 5 * width + inner  # of dropout
     if settings.lean_vision:
-        # Both norms' inputs, what q, k and v share, attention's four, fc1's input; GELU's and fc2's.
-        return float(size * (8 * width + 2 * inner) + masks)
+        # Both norms' inputs, attention's four, GELU's input; what A gives in six layers; of masks a bit each.
+        return float(size * (6 * width + inner + 6 * settings.lora_r) + masks / 8)
     # Also what comes out of the dropout, and fp32 copies under autocast.
     per_position = size * (18 * width + 4 * inner) + (4 - size) * masks
     # The fused dropout of a GPU keeps one byte a value.
@@ -217,9 +228,10 @@ def _trained_language(config: Any, size: int, settings: TuneSettings, *, on_gpu:
     always = 2 * _norm_size(size, settings) * width + size * (2 * width + states)
     masks = 6 * width + inner  # of dropout: in front of q, k, v, o, gate and up, and of down
     if settings.lean_lora:
-        # Both norms' outputs, which q, k, v and gate, up share; behind the gates also their product.
-        product = 0 if settings.lean_language else 1
-        return float(always + size * (2 * width + (_gates(settings) + product) * inner) + masks)
+        # What A gives in seven layers; without lean_language both norms' outputs, which q, k, v and gate, up share,
+        # and the gates' product.
+        inputs = 0 if settings.lean_language else 2 * width + inner
+        return float(always + size * (_gates(settings) * inner + inputs + 7 * settings.lora_r) + masks / 8)
     # What comes out of each dropout too. A CPU's mask is fp32, a GPU's has one byte.
     return float(always + size * _gates(settings) * inner + masks * (size + (1 if on_gpu else 4)))
 

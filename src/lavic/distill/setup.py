@@ -151,4 +151,7 @@ def make_prefix(model: FiveTokenModel, samples: Rows[Sample]) -> PrefixCache | N
 
 def make_accelerations(settings: DistillSettings) -> Accelerations:
     """The model's short cuts, as the settings switch them."""
-    return Accelerations(**{field.name: getattr(settings, field.name) for field in fields(Accelerations)})
+    flags = type(settings).model_fields
+    return Accelerations(
+        **{each.name: getattr(settings, each.name) for each in fields(Accelerations) if each.name in flags}
+    )

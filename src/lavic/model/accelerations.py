@@ -1,18 +1,19 @@
-"""The short cuts of stage 1, by name: none changes loss or gradients, each can be switched off.
+"""The model's short cuts, by name: none changes loss or gradients, each can be switched off.
 
-===========================  =======================================  ======================================
-switch                       what is saved                            where
-===========================  =======================================  ======================================
-``cls_only``                 the last vision layer for patches        ``cls_only.py``
-``prefix_cache``             the instruction, at every step           ``prefix_cache.py``
-``frozen_start``             gradients through what stands before     ``frozen_start.py``
+===========================  ========================================  ======================================
+switch                       what is saved                             where
+===========================  ========================================  ======================================
+``cls_only``                 the last vision layer for patches         ``cls_only.py``
+``prefix_cache``             the instruction, at every step            ``prefix_cache.py``
+``frozen_start``             gradients through what stands before      ``frozen_start.py``
                              the first visual token
-``target_logits``            logits where nothing is predicted        ``losses.py``
-``lean_vision``              passes over LoRA's input, and memory     ``lean_lora.py``, ``lean_vision.py``
-``lean_language``            memory of gates and norms                ``lean_language.py``
-``activation_checkpointing`` memory, for a second forward pass        here
-``compile``                  launches of small kernels                here
-===========================  =======================================  ======================================
+``target_logits``            logits where nothing is predicted         ``losses.py``
+``answer_states``            the last layer where nothing is predicted ``last_layer.py``
+``lean_vision``              passes over LoRA's input, and memory      ``lean_lora.py``, ``lean_vision.py``
+``lean_language``            memory of gates and norms                 ``lean_language.py``
+``activation_checkpointing`` memory, for a second forward pass         here
+``compile``                  launches of small kernels                 here
+===========================  ========================================  ======================================
 
 Batches of similar length, worker processes and the cache of cut pictures belong to the data
 (``lavic.training.sampler``, ``loaders``, ``picture_cache``).
@@ -47,6 +48,8 @@ class Accelerations:
         prefix_cache: compute keys and values of the shared instruction once.
         frozen_start: no gradient through positions before the first visual token.
         target_logits: logits at the positions that predict a target only, in chunks.
+        answer_states: compute the language model's last layer at the positions that predict a target only; of stage 2,
+            where these are few.
         lean_vision: LoRA layers, norms and GELUs of the vision side that keep little for the backward pass.
         lean_language: gated layers and norms of the language model that do.
         activation_checkpointing: keep only the input of each layer and compute the rest again for the backward pass.
@@ -57,6 +60,7 @@ class Accelerations:
     prefix_cache: bool = True
     frozen_start: bool = True
     target_logits: bool = True
+    answer_states: bool = False
     lean_vision: bool = True
     lean_language: bool = True
     activation_checkpointing: bool = False

@@ -12,12 +12,11 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
-from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from torch import Tensor
 
+from lavic.model.last_layer import prompt_past
 from lavic.model.losses import token_nats
-from lavic.model.past import KeysValues, Past, past_name, recorded_past, run_behind
+from lavic.model.past import Past, run_behind
 from lavic.model.prefix_cache import PrefixCache, common_start
 from lavic.model.sequences import ABSENT, IGNORE_INDEX, TokenBatch
 from lavic.model.visual_tokens import FiveTokenModel
@@ -153,53 +152,6 @@ def _prompts(rows: Rows[ChoiceRow], pad_id: int) -> TokenBatch:
     labels = torch.full_like(input_ids, IGNORE_INDEX)
     nowhere = torch.zeros_like(attention_mask)
     return TokenBatch(input_ids, attention_mask, positions, labels, nowhere, ragged=bool((positions == ABSENT).any()))
-
-
-def prompt_past(language_model: nn.Module, embeds: Tensor, before: Past) -> Past:
-    """What ``recorded_past`` gives, bit for bit, without the work of the last layer that nobody looks at.
-
-    Behind the prompt only its keys and values are read. Those of the last layer need neither its queries nor its MLP:
-    of the 32 layers of a 7B nearly one is saved.
-
-    Args:
-        embeds: [B, n, D] input embeddings behind ``before``; none are left where all of the prompt is shared.
-    """
-    if embeds.shape[1] == 0:
-        return before
-    layers: list[nn.Module] = list(language_model.layers)  # type: ignore[arg-type]
-    if not isinstance(layers[-1], LlamaDecoderLayer | MistralDecoderLayer):
-        return recorded_past(language_model, embeds, before)
-    recorded: list[KeysValues] = []
-    past = Past(before.layers, record=recorded)
-    places = torch.arange(past.length + embeds.shape[1], device=embeds.device)
-    own = places[past.length :]
-    with torch.no_grad():
-        turns: tuple[Tensor, Tensor] = language_model.rotary_emb(embeds, position_ids=own[None])  # type: ignore[operator]
-        hidden = embeds
-        for layer in layers[:-1]:
-            hidden = layer(
-                hidden,
-                attention_mask=(places <= own[:, None])[None, None],
-                position_ids=own[None],
-                position_embeddings=turns,
-                use_cache=False,
-                **{past_name(type(layer).forward): past},
-            )
-        past.update(*_keys_and_values(layers[-1], hidden, turns), len(layers) - 1)
-    return Past(recorded)
-
-
-def _keys_and_values(layer: nn.Module, hidden: Tensor, turns: tuple[Tensor, Tensor]) -> KeysValues:
-    """One layer's own, [B, heads, n, head width] each; keys are turned by [1, n, head width] cosines and sines."""
-    attention: nn.Module = layer.self_attn  # type: ignore[assignment]
-    normed: Tensor = layer.input_layernorm(hidden)  # type: ignore[operator]
-    heads = (*normed.shape[:-1], -1, int(attention.head_dim))  # type: ignore[arg-type]
-    keys, values = (
-        projection(normed).view(heads).transpose(1, 2)  # type: ignore[operator]
-        for projection in (attention.k_proj, attention.v_proj)
-    )
-    cosines, sines = (turn.unsqueeze(1) for turn in turns)
-    return keys * cosines + rotate_half(keys) * sines, values
 
 
 @dataclass(frozen=True)

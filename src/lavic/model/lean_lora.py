@@ -2,14 +2,13 @@
 
 PEFT computes W x + s B A drop(x) as separate steps: on a bf16 model with fp32 LoRA weights it makes an fp32 copy of x,
 a dropped copy and a scaled result, and autograd keeps most of them. Here the layer is one function: it keeps x, which
-the layers of a block share, one byte per element of x for the dropout's mask, and the rank-sized A drop(x). Where x is
-what a gate lets through, not even x is kept (``lean_language.py``).
+the layers of a block share, or what x can be made from again (``made_again.py``), one bit per element of x for the
+dropout's mask, and the rank-sized A drop(x).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +16,14 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavic.model.made_again import recipe_of
+
 _ADAPTER = "default"
 _STEPS = 2**16
+#: Eight bytes of 0 or 1 times this have their bits side by side in the highest byte.
+_GATHER = 0x0102040810204080
+#: A byte times the first stands in each of eight bytes; the second, as a signed number, leaves bit n in byte n.
+_SPREAD, _ONE_EACH = 0x0101010101010101, 0x8040201008040201 - 2**64
 
 
 def lean_lora_forward(module: nn.Module) -> Callable[..., Tensor] | None:
@@ -36,47 +41,23 @@ def _is_plain(module: LoraLinear) -> bool:
     )
 
 
-def is_active(module: LoraLinear) -> bool:
-    """Whether its LoRA weights are used, and are not in the base's weights already."""
-    return not (module.disable_adapters or module.merged)
-
-
 def _lora(module: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if not is_active(module):
+    if module.disable_adapters or module.merged:
         result: Tensor = type(module).forward(module, x, *args, **kwargs)
         return result
-    call = LoraCall.of(module, x)
-    with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _LeanLora.apply(x.to(call.dtype), *call.tensors, call.scale)
+    base, dropout = module.base_layer, module.lora_dropout[_ADAPTER]
+    keep, scale = None, float(module.scaling[_ADAPTER])
+    if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
+        keep, share = dropout_mask(x, dropout.p)
+        scale /= share
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    weights = (base.weight, base.bias, module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight)
+    with torch.autocast(kind, enabled=False):
+        out: Tensor = _LeanLora.apply(
+            x.to(dtype), *(None if one is None else one.to(dtype) for one in weights), keep, scale
+        )
     return out
-
-
-@dataclass(frozen=True)
-class LoraCall:
-    """W x + b + s B A (m x) of one call: W [out, in], b [out] or None, A [r, in], B [out, r], m like x or None.
-
-    Attributes:
-        tensors: W, b, A, B and m, in ``dtype`` (m: bool).
-        scale: s, with what the dropout multiplies by.
-        dtype: that of autocast, else x's.
-    """
-
-    tensors: tuple[Tensor | None, ...]
-    scale: float
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, module: LoraLinear, x: Tensor) -> LoraCall:
-        """The weights in the type to compute in, and a mask drawn for an input of x's shape."""
-        base, dropout = module.base_layer, module.lora_dropout[_ADAPTER]
-        keep, scale = None, float(module.scaling[_ADAPTER])
-        if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
-            keep, share = dropout_mask(x, dropout.p)
-            scale /= share
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        weights = (base.weight, base.bias, module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight)
-        return cls((*(None if one is None else one.to(dtype) for one in weights), keep), scale, dtype)
 
 
 def dropout_mask(x: Tensor, probability: float) -> tuple[Tensor, float]:
@@ -93,47 +74,22 @@ def dropout_mask(x: Tensor, probability: float) -> tuple[Tensor, float]:
     return kept.view(x.shape), 1 - dropped / _STEPS
 
 
-def lora_output(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, keep: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
-    """[..., out] the layer's output, and [rows, r] s A (m x), which its backward pass needs."""
-    rows = x.reshape(-1, x.shape[-1])
-    seen = rows if keep is None else rows * keep.view_as(rows)
-    inner = (seen @ a.T).mul_(scale)
-    out = functional.linear(x, weight, bias)
-    out.view(len(rows), -1).addmm_(inner, b.T)
-    return out, inner
+def pack_bits(mask: Tensor) -> Tensor:
+    """A bool tensor of any shape as uint8, an eighth as many; the last bits are padding."""
+    missing = -mask.numel() % 8
+    flat = functional.pad(mask.flatten(), (0, missing)) if missing else mask.flatten()
+    # The product leaves the eight bits in the highest byte: shifted down it is a number from -128 to 127.
+    return ((flat.view(torch.int64) * _GATHER) >> 56).to(torch.int8).view(torch.uint8)
 
 
-def lora_gradients(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    a: Tensor,
-    b: Tensor,
-    keep: Tensor | None,
-    inner: Tensor,
-    scale: float,
-    *,
-    of_input: bool = True,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of x (None unless ``of_input``), A and B, from that of the output."""
-    rows = x.reshape(-1, x.shape[-1])
-    mask = None if keep is None else keep.view_as(rows)
-    gradient = gradient.reshape(len(rows), -1)
-    to_inner = (gradient @ b).mul_(scale)
-    to_x = None
-    if of_input:
-        to_x = to_inner @ a
-        if mask is not None:
-            to_x *= mask
-        to_x = to_x.addmm_(gradient, weight).view_as(x)
-    to_a = to_inner.T @ (rows if mask is None else rows * mask)
-    return to_x, to_a, gradient.T @ inner
+def unpack_bits(packed: Tensor, count: int) -> Tensor:
+    """The [count] bool that were packed."""
+    words = (packed.to(torch.int64) * _SPREAD) & _ONE_EACH
+    return words.view(torch.uint8)[:count] != 0
 
 
 class _LeanLora(torch.autograd.Function):
-    """``LoraCall``'s sum as one function of x [..., in] and its tensors."""
+    """W x + b + s B A (m x): W [out, in], b [out] or None, A [r, in], B [out, r], m bool like x or None, s a number."""
 
     @staticmethod
     def forward(
@@ -146,15 +102,29 @@ class _LeanLora(torch.autograd.Function):
         keep: Tensor | None,
         scale: float,
     ) -> Tensor:
-        out, inner = lora_output(x, weight, bias, a, b, keep, scale)
-        ctx.save_for_backward(x, weight, a, b, keep, inner)
-        ctx.scale = scale
+        rows = x.reshape(-1, x.shape[-1])
+        seen = rows if keep is None else rows * keep.view_as(rows)
+        inner = (seen @ a.T).mul_(scale)
+        out = functional.linear(x, weight, bias)
+        out.view(len(rows), -1).addmm_(inner, b.T)
+        recipe = recipe_of(x)
+        ctx.save_for_backward(weight, a, b, None if keep is None else pack_bits(keep), inner, *recipe.tensors)
+        ctx.make, ctx.shape, ctx.scale = recipe.make, x.shape, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b, keep, inner = ctx.saved_tensors
-        to_x, to_a, to_b = lora_gradients(
-            gradients[0], x, weight, a, b, keep, inner, ctx.scale, of_input=ctx.needs_input_grad[0]
-        )
-        return to_x, None, None, to_a, to_b, None, None
+        weight, a, b, packed, inner, *tensors = ctx.saved_tensors
+        width = ctx.shape[-1]
+        mask = None if packed is None else unpack_bits(packed, ctx.shape.numel()).view(-1, width)
+        gradient = gradients[0].reshape(len(inner), -1)
+        to_inner = (gradient @ b).mul_(ctx.scale)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = to_inner @ a
+            if mask is not None:
+                to_x *= mask
+            to_x = to_x.addmm_(gradient, weight).view(ctx.shape)
+        rows = ctx.make(*tensors).reshape(-1, width)
+        to_a = to_inner.T @ (rows if mask is None else rows * mask)
+        return to_x, None, None, to_a, gradient.T @ inner, None, None

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Encoding, Tokenizer
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from lavic.prompts import Prompts, fill, placeholder_names
@@ -97,6 +98,11 @@ class TokenBatch:
     is_eos: Tensor
     left_padded: bool = False
     ragged: bool = False
+
+    @property
+    def predicting(self) -> Tensor:
+        """[B, T] bool, the positions whose state predicts a label: that of the next one."""
+        return functional.pad(self.labels[:, 1:] != IGNORE_INDEX, (0, 1))
 
     def pin_memory(self) -> TokenBatch:
         """The same batch in page-locked memory."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lavic.model.accelerations import Accelerations, arrange_layers, arrange_modules
 from lavic.model.cls_only import last_layer_of_cls
 from lavic.model.frozen_start import hidden_from_image_on
+from lavic.model.last_layer import states_at
 from lavic.model.load import BaseModel
 from lavic.model.past import Past, run_behind
 from lavic.model.prefix_cache import PrefixCache, Prompt, shared_length
@@ -117,8 +118,8 @@ class FiveTokenModel(nn.Module):
         """[B, T', D] after the language model.
 
         T' is T, or less where a constant beginning is left out; the last position is the last of the batch in
-        any case. With ``frozen_start``, for which every row must hold a picture, states left of a row's first visual
-        token may be zeros.
+        any case. In training, states that no loss needs may be zeros: with ``frozen_start``, for which every row must
+        hold a picture, those left of a row's first visual token; with ``answer_states`` those that predict nothing.
 
         Args:
             prefix: the cache of what every row starts with; padding must then be on the right.
@@ -145,6 +146,8 @@ class FiveTokenModel(nn.Module):
                 position_ids=position_ids,
                 use_cache=False,
             )
+        elif self.accelerations.answer_states and torch.is_grad_enabled():
+            return states_at(language_model, embeds, batch.predicting)
         else:
             # Padding on the right is behind every real token: the causal mask alone hides it.
             output = language_model(inputs_embeds=embeds, use_cache=False)

@@ -123,6 +123,9 @@ class TuneSettings(ConversationSettings, TrainingSettings):
         panel=OUTPUT,
         aliases=["finetune_output_dir"],
     )
+    answer_states: bool = setting(
+        True, "Compute the language model's last layer where the answer is predicted only.", panel=SPEED
+    )
     lean_lora: bool = setting(
         True, "Compute LoRA layers in one go, and keep less of them for the backward pass.", panel=SPEED
     )

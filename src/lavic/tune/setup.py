@@ -183,6 +183,7 @@ def make_accelerations(settings: TuneSettings) -> Accelerations:
         prefix_cache=True,
         frozen_start=False,
         target_logits=settings.target_logits,
+        answer_states=settings.answer_states,
         lean_vision=settings.lean_lora,
         lean_language=settings.lean_language,
         activation_checkpointing=settings.activation_checkpointing,
