@@ -70,20 +70,20 @@ def test_the_same_under_autocast(base: BaseModel) -> None:
     assert_same_bits(found, expected)
 
 
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
 def llama() -> LlamaModel:
     """The language model of the Vicuna members, tiny; its attention has biases here, which some have."""
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attention_bias=True,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = LlamaModel(config)
+        model = LlamaModel(LlamaConfig(**SIZES, num_hidden_layers=3, attention_bias=True))
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 nn.init.normal_(parameter)
@@ -203,15 +203,7 @@ def test_states_are_the_librarys_where_they_are_wanted(window: int | None) -> No
 
 
 def mistral(window: int | None) -> MistralModel:
-    config = MistralConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=window,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MistralModel(config).requires_grad_(False).eval()
+        model = MistralModel(MistralConfig(**SIZES, num_hidden_layers=2, sliding_window=window))
+    return model.requires_grad_(False).eval()
