@@ -31,8 +31,9 @@ demo: $(STAMP)  ## both stages in miniature, in minutes, into demo/
 demo-full: $(STAMP)  ## the same with more steps, into demo-full/
 	$(VENV)/bin/lavic demo --full --output_dir demo-full $(ARGS)
 
+# A process a core, each computing on one: the models are too small for two cores to help each other.
 test: $(STAMP)  ## the tests that take no more than seconds each
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
