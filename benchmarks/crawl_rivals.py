@@ -3,7 +3,7 @@
     python crawl_rivals.py SIDE JOB
 
 JOB is a JSON text: ``urls`` (a file, one address a line), ``folder``, ``shrinks``, ``longest_side``, ``quality``,
-``workers``, ``processes``. Prints ``{"pictures": N, "seconds": S}``; starting Python and its libraries is not counted.
+``threads``, ``processes``. Prints ``{"pictures": N, "seconds": S}``; starting Python and its libraries is not counted.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def with_img2dataset(job: dict[str, Any]) -> dict[str, float]:
         resize_only_if_bigger=True,
         encode_quality=job["quality"],
         processes_count=processes,
-        thread_count=max(1, job["workers"] // processes),
+        thread_count=job["threads"],
         # Two shards a process: starting one costs it some time, and the last should not wait for one alone.
         number_sample_per_shard=max(1, -(-count // (2 * processes))),
         timeout=30,
@@ -97,7 +97,7 @@ def main() -> None:
     if side == "img2dataset":
         result = with_img2dataset(job)
     else:
-        result = with_requests(job, 1 if side == "one" else job["workers"])
+        result = with_requests(job, 1 if side == "one" else job["threads"])
     with output:
         output.write(json.dumps(result) + "\n")
 
