@@ -163,8 +163,7 @@ class Bench:
 
     def batches(self, side: Side) -> list[list[int]]:
         """Indices of each batch: every sample once."""
-        lengths = costs(self.samples, side.accelerations or PLAIN)
-        return epoch_batches(lengths, self.batch_size, seed=self.seed, epoch=0, by_length=side.by_length)
+        return epoch_batches(costs(self.samples), self.batch_size, seed=self.seed, epoch=0, by_length=side.by_length)
 
     def prefix(self, side: Side) -> PrefixCache | None:
         """The cache of the instruction, made once a run and kept."""

@@ -54,6 +54,15 @@ def test_a_summary_names_nested_values() -> None:
     assert out.getvalue().splitlines() == expected
 
 
+def test_a_summary_prints_reasons_and_flags_as_they_are() -> None:
+    to, out, _ = console()
+    to.summary({"left_out": {"host_down": 3}, "notes": {"run with --top_logits again": {"gpt_large": 1}}})
+    assert out.getvalue().splitlines() == [
+        "left out.host_down                           3",
+        "notes.run with --top_logits again.gpt_large  1",
+    ]
+
+
 def test_progress_without_a_terminal_is_a_line_now_and_then_and_one_at_the_end() -> None:
     to, _, err = console(plain_interval_s=3600)
     with to.progress("Training", 4) as bar:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from lavic.errors import OutputError
 from lavic.rendering import duration, flat, is_number, json_ready, plain_table, printable, shown
+from lavic.streams import lasting, result_to
 
 if TYPE_CHECKING:
     import rich.console
@@ -123,7 +124,7 @@ class Console:
     ) -> None:
         self.json = json
         self.stdout = stdout if stdout is not None else sys.stdout
-        self.stderr = stderr if stderr is not None else sys.stderr
+        self.stderr = lasting(stderr if stderr is not None else sys.stderr)
         self.plain_interval_s = plain_interval_s
         self._logs: list[LogFile] = []
         self._rich: dict[int, rich.console.Console] = {}
@@ -132,27 +133,39 @@ class Console:
 
     def print(self, text: str = "") -> None:
         """A line of the result, on stdout (on stderr with ``json``, which leaves stdout to the document)."""
-        self._line(self.stderr if self.json else self.stdout, text)
+        stream = self.stderr if self.json else self.stdout
+        with result_to("stdout"):
+            self._line(stream, text)
 
     def table(self, rows: Sequence[Sequence[object]], *, header: Sequence[str] = (), title: str = "") -> None:
         """A table of the result; numbers are aligned on the right."""
         if title:
             self.print(title)
         stream = self.stderr if self.json else self.stdout
-        if stream.isatty():
-            self._rich_table(stream, rows, header)
-        else:
-            for line in plain_table(rows, header):
-                self._line(stream, line)
+        with result_to("stdout"):
+            if stream.isatty():
+                self._rich_table(stream, rows, header)
+            else:
+                for line in plain_table(rows, header):
+                    self._line(stream, line)
 
     def summary(self, values: Mapping[str, object], *, title: str = "") -> None:
-        """Names and values as a table of two columns; nested ones are named ``outer.inner``."""
-        self.table([[key.replace("_", " "), shown(value)] for key, value in flat(values)], title=title)
+        """Names and values as a table of two columns; nested ones are named ``outer.inner``.
+
+        What stands behind the dot, reasons and flags among it, is printed as it is: it can be copied and searched for.
+        """
+        rows = []
+        for key, value in flat(values):
+            outer, dot, inner = key.partition(".")
+            rows.append([f"{outer.replace('_', ' ')}{dot}{inner}", shown(value)])
+        self.table(rows, title=title)
 
     def document(self, value: object) -> None:
         """The one JSON document of a ``--json`` run, on stdout."""
-        self.stdout.write(json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        self.stdout.flush()
+        text = json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False)
+        with result_to("stdout"):
+            self.stdout.write(text + "\n")
+            self.stdout.flush()
 
     # -- notices -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -88,6 +89,9 @@ def test_the_configuration_of_a_run_can_be_checked(
     found = rows(checked(capsys, [*config, "--resume", "--lr", "1e-4"], code=1), "no_go")["output folder"]["found"]
     assert "holds a run with other settings or data: --lr (was 0.002, is 0.0001)" in found
     assert "nothing to go on with" in json.dumps(checked(capsys, [*config, "--resume"], code=0)["checks"])
+    next((world / "train_images").iterdir()).unlink()
+    found = rows(checked(capsys, [*config, "--resume"], code=1), "no_go")["output folder"]["found"]
+    assert re.search(r"data: number of pictures \(was (\d+), is (?!\1)\d+\), pictures that are there", found)
 
 
 # -- data ----------------------------------------------------------------------------------------------------

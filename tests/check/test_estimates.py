@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,11 @@ def kept_bytes(settings: DistillSettings, builder: SequenceBuilder, words: int) 
     return sum(kept.values()), len(sequence.input_ids) - min(sequence.placeholders)
 
 
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (lavic[four-bit])"
+)
+
+
 def load_tiny(precision: str | None) -> BaseModel:
     """The tiny model in a number format."""
     return load_base("tiny", dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -111,11 +117,27 @@ def test_the_estimate_of_tunings_activations_is_near_what_autograd_keeps(
     facts: ModelFacts, builder: SequenceBuilder, precision: str, batch_size: int, words: int, lean: bool
 ) -> None:
     settings = TuneSettings.load(None, {"precision": precision, "batch_size": batch_size, "lean_lora": lean})
-    base = load_tiny(precision)
+    check_tuning(facts, builder, settings, load_tiny(precision), "a red mug " * words)
+
+
+@needs_bitsandbytes
+def test_the_estimate_of_tuning_on_4_bits_is_near_what_autograd_keeps(
+    facts: ModelFacts, builder: SequenceBuilder
+) -> None:
+    settings = TuneSettings.load(None, {"precision": "bf16", "quantize": "nf4"})
+    base = load_base("tiny", dtype=torch.bfloat16, four_bit=True)
+    check_tuning(facts, builder, settings, base, "a red mug " * 60, rel=0.25)
+
+
+def check_tuning(
+    facts: ModelFacts, builder: SequenceBuilder, settings: TuneSettings, base: BaseModel, context: str, rel: float = 0.1
+) -> None:
+    precision, batch_size = settings.precision, settings.batch_size
+    assert precision is not None
     wrapped = attach_language_lora(base.model, LoraSettings())
     set_lora_dropout(wrapped, True)
     model = FiveTokenModel(base, make_tuning_accelerations(settings))
-    sequence = RecommendationPrompts(builder, 4000).sequence("a red mug " * words, CANDIDATES, "B0001")
+    sequence = RecommendationPrompts(builder, 4000).sequence(context, CANDIDATES, "B0001")
     batch = builder.collate([sequence] * batch_size)
     with counted(base, precision) as kept:
         hidden = model.hidden_states(batch, torch.zeros(batch_size * len(CANDIDATES), 5, model.width))
@@ -123,7 +145,7 @@ def test_the_estimate_of_tunings_activations_is_near_what_autograd_keeps(
     lengths = Lengths(len(sequence.input_ids), sequence.target_tokens, row=1, choices=1, rows=1)
     need = estimate_tuning(settings, facts, lengths=lengths, precision=precision, on_gpu=False)
     logits = batch_size * sequence.target_tokens * 3344 * 4  # kept too, but a part of its own in the estimate
-    assert need.activations == pytest.approx(sum(kept.values()) - logits, rel=0.1)
+    assert need.activations == pytest.approx(sum(kept.values()) - logits, rel=rel)
     assert need.lora == 16 * sum(parameter.numel() for parameter in lora_parameters(wrapped).values())
 
 

@@ -153,7 +153,17 @@ def test_a_defect_is_exit_code_70_with_a_traceback(capsys: pytest.CaptureFixture
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m lavic.cli.main monitor --output_dir {tmp_path}/none | true"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=60)
+    command = f"{sys.executable} -m lavic.cli.main monitor --output_dir {tmp_path}/none | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 130, "1 would be an answer"
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_result_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lavic.cli.main", "monitor", "--output_dir", str(tmp_path / "none")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "Error: stdout: the result cannot be written (No space left on device).\n"

@@ -116,23 +116,24 @@ def test_nothing_is_left_after_ctrl_c_or_an_error(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
 def test_a_polite_kill_between_the_steps_leaves_nothing(
-    world: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, kind: signal.Signals
 ) -> None:
     def killed(*arguments: Any) -> None:
         assert len(list(temporary.iterdir())) == 1
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), kind)
 
     def would_be_the_end(number: int, frame: object) -> None:
         raise RuntimeError("the process is gone")
 
     monkeypatch.setattr("lavic.distill.dry_run.train_to_end", killed)
-    before = signal.signal(signal.SIGTERM, would_be_the_end)
+    before = signal.signal(kind, would_be_the_end)
     try:
         assert run_command_line(flags(world, tmp_path / "out", dry_run=1)) == 130
-        assert signal.getsignal(signal.SIGTERM) is would_be_the_end
+        assert signal.getsignal(kind) is would_be_the_end
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(kind, before)
     assert list(temporary.iterdir()) == []
 
 
@@ -212,7 +213,16 @@ def test_the_longest_sample_is_among_those_that_are_trained_on(
     captured = capsys.readouterr()
     tokens = json.loads(captured.out)["longest_sample_tokens"]
     assert tokens > 200
-    assert f"Dry run: 1 step on the longest of 16 samples (up to {tokens} tokens)" in captured.err
+    assert f"Dry run: 1 step on the longest of 16 samples (up to {tokens} tokens, " in captured.err
+
+
+def test_the_longest_are_those_with_most_tokens_behind_the_title() -> None:
+    def sample(name: str, title: int, behind: int) -> Sample:
+        return Sample(name, Path(name), Sequence((1,) * (title + behind), title, (title,)))
+
+    samples = [sample("title", 200, 10), sample("text", 20, 90), sample("both", 30, 90), sample("short", 10, 9)]
+    assert [each.name for each in longest(samples, 5)] == ["both", "text", "title", "short", "both"]
+    assert [each.name for each in spread(samples, 2)] == ["both", "title"]
 
 
 @pytest.mark.parametrize("flag", ["resume", "overwrite", "validate_only"])

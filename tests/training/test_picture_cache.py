@@ -48,12 +48,22 @@ def test_a_changed_picture_or_another_view_size_is_cut_anew(tmp_path):
     assert PictureCache(tmp_path / "cache", 24, 1).views_of(picture).shape == (1, 3, 24, 24)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"not numpy at all"])
-def test_a_damaged_file_is_cut_again(tmp_path, damage):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda whole: b"",
+        lambda whole: b"\x93NUMPY",
+        lambda whole: b"not numpy at all",
+        lambda whole: whole[:-1],
+        lambda whole: whole[:128] + bytes(len(whole) - 128),  # of its right size, as a power cut may leave it
+        lambda whole: whole[:200] + bytes([whole[200] ^ 1]) + whole[201:],
+    ],
+)
+def test_a_damaged_file_is_cut_again(tmp_path, damaged):
     picture, cache = draw(tmp_path / "a.png", 1), PictureCache(tmp_path / "cache", 24, 5)
     wanted = cache.views_of(picture)
     (stored,) = (tmp_path / "cache").rglob("*.npy")
-    stored.write_bytes(damage)
+    stored.write_bytes(damaged(stored.read_bytes()))
     np.testing.assert_array_equal(cache.views_of(picture), wanted)
     assert stored.stat().st_size == cache.picture_bytes
 

@@ -53,6 +53,18 @@ def test_a_second_look_adds_what_is_new(tmp_path: Path) -> None:
     assert replace(reader.look(), silent_s=None) == replace(whole, silent_s=None)
 
 
+def test_the_validation_before_training_is_never_the_best(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        log.start("distill", total_steps=4)
+        log.validation(0, val_loss=0.5, val_perplexity=1.6)
+        assert read_run(tmp_path / "out").best is None
+        log.step(2, train_loss=2.0, lr=0.2)
+        log.validation(2, val_loss=0.9, val_perplexity=2.5)
+        best = read_run(tmp_path / "out").best
+    assert best is not None
+    assert best.step == 2
+
+
 @pytest.mark.parametrize("resume_step", [None, 2])
 def test_a_run_that_is_begun_again_is_read_anew(tmp_path: Path, resume_step: int | None) -> None:
     reader = RunReader(tmp_path / "out")

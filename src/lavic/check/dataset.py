@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lavic.check.pictures import PictureReport, look_at_pictures
 from lavic.console import Console
-from lavic.distill.samples import TOO_LONG, collect_samples
+from lavic.distill.samples import TOO_LONG, collect_samples, pictures_there
 from lavic.distill.teacher import NOT_STORED, OTHER_TEXT, TeacherStore
 from lavic.errors import InputError
 from lavic.formats import NO_TITLE_NOTE, ItemImage
@@ -81,6 +81,7 @@ class DataSet:
         missing, too_long, untaught: (picture name, reason) of described pictures that give no sample.
         unfit: all of them, and those whose picture is broken.
         samples: what the run will use, broken pictures excluded.
+        there: names and sizes of all pictures of samples, the broken ones too.
         names: of all described pictures.
         wrong: (picture name, what is wrong) of samples whose tokens are not as they should be.
     """
@@ -97,6 +98,7 @@ class DataSet:
     untaught: list[tuple[str, str]] = field(default_factory=list)
     unfit: list[tuple[str, str]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
     names: Counter[str] = field(default_factory=Counter)
     wrong: list[tuple[str, str]] = field(default_factory=list)
     tokenised: bool = False
@@ -160,6 +162,7 @@ def look_at_metadata(
             max_samples=place.max_samples,
             teacher=teacher if builder is not None else None,
         )
+    found.there = pictures_there(found.samples)
     found.left_out_rows = Counter(skipped.by_reason)
     found.empty = skipped.by_reason[_EMPTY_TEXT]
     found.titles_missing = skipped.notes[NO_TITLE_NOTE]

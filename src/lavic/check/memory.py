@@ -227,7 +227,7 @@ def _trained_language(config: Any, size: int, settings: TuneSettings, *, on_gpu:
     # Both norms' inputs; queries, keys, values and what attention gives.
     always = 2 * _norm_size(size, settings) * width + size * (2 * width + states)
     masks = 6 * width + inner  # of dropout: in front of q, k, v, o, gate and up, and of down
-    if settings.lean_lora:
+    if settings.lean_lora and settings.quantize == "none":  # on 4-bit layers LoRA is PEFT's own
         # What A gives in seven layers; without lean_language both norms' outputs, which q, k, v and gate, up share,
         # and the gates' product.
         inputs = 0 if settings.lean_language else 2 * width + inner

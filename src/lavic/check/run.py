@@ -14,6 +14,7 @@ from lavic.check.memory import estimate
 from lavic.check.report import Report, command_line
 from lavic.console import Console, Outcome
 from lavic.distill.run import known_identity
+from lavic.distill.samples import pictures_identity
 from lavic.distill.teacher import TeacherStore, open_teacher
 from lavic.formats import read_train_metadata, read_valid_metadata
 from lavic.model.adapters import read_lora_settings
@@ -55,12 +56,19 @@ def run(settings: CheckSettings, console: Console) -> Outcome:
         if train is not None and train.samples:
             report.plan(settings, len(train.samples))
         report.disk(settings)
-        report.make("output folder", lambda: output.folder(settings.planned(), known_identity))
+        report.make("output folder", lambda: output.folder(settings.planned(), lambda _: _identity(report)))
         report.make("log folder", lambda: output.log_folder(settings))
     if settings.picture_cache is not None and report.facts is not None:
         report.make("picture cache", lambda: _picture_cache(report))
     report.make("versions", machine.library_versions)
     return report.outcome(command_line("lavic distill", settings.planned()))
+
+
+def _identity(report: DistillReport) -> dict[str, str]:
+    """What the run compares with the one that it would go on with, but for the model's weights."""
+    sets = [each for each in (report.train, report.valid) if each is not None and each.tokenised and not each.failure]
+    pictures = pictures_identity([name for each in sets for name in each.there]) if len(sets) == 2 else {}
+    return known_identity(report.settings.planned()) | pictures
 
 
 def _teacher(report: DistillReport, builder: SequenceBuilder | None) -> Finding:

@@ -7,7 +7,6 @@ no torch; only a run imports what does the work.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -230,8 +229,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
         code = program.main(args=list(arguments), prog_name="lavic", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # `lavic ... | head`: nobody reads any more. Python would complain again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return output.nobody_reads()
+    except KeyboardInterrupt:
+        console.error("interrupted.")
         return output.EXIT_INTERRUPTED
     except Exception as error:
         if not hasattr(error, "format_message"):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -39,17 +41,24 @@ def execute(
     try:
         settings = load()
         result = run()(settings, console)
+        show(result, console)
     except LavicError as error:
         return _report(error, console)
     except KeyboardInterrupt:
         console.error(f"interrupted. {go_on}".strip())
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        raise  # the reader of stdout went away (`lavic ... | head`): main ends quietly
+        return nobody_reads()  # here: Typer would make the exit code 1 of it, which is an answer
     except Exception as error:
         return _report_defect(error, console)
-    show(result, console)
     return result.exit_code
+
+
+def nobody_reads() -> int:
+    """The reader of stdout went away (``lavic ... | head``); returns the exit code."""
+    # Python would complain again when it flushes at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_INTERRUPTED
 
 
 def show(result: Result, console: Console) -> None:

@@ -118,13 +118,20 @@ def met(criteria: list[Criterion]) -> bool:
     return all(criterion.holds is not False for criterion in criteria)
 
 
+_WORDS = {True: "yes", False: "NO", None: "not judged"}
+
+
+def log_criteria(criteria: list[Criterion], console: Console) -> None:
+    """The closing check as lines of the log."""
+    for each in criteria:
+        holds = _WORDS[each.holds]
+        console.log(f"criterion: {each.name}: expected {each.expected}, found {each.found}, holds: {holds}")
+
+
 def print_criteria(criteria: list[Criterion], console: Console) -> None:
-    """The closing check as a table, and as text in the log."""
-    words = {True: "yes", False: "NO", None: "not judged"}
-    rows = [[criterion.name, criterion.expected, criterion.found, words[criterion.holds]] for criterion in criteria]
+    """The closing check as a table."""
+    rows = [[criterion.name, criterion.expected, criterion.found, _WORDS[criterion.holds]] for criterion in criteria]
     console.table(rows, header=["criterion", "expected", "found", "holds"])
-    for name, expected, found, holds in rows:
-        console.log(f"criterion: {name}: expected {expected}, found {found}, holds: {holds}")
     if any(criterion.holds is None for criterion in criteria):
         console.info(
             "Loss and perplexity are judged for models of a billion parameters and more, and where a limit is given."

@@ -36,6 +36,7 @@ from lavic.distill.run_time import (
     tokens_of,
     whole_run_s,
 )
+from lavic.distill.samples import costs
 from lavic.distill.setup import Data, collect_data, make_dataset, read_metadata
 from lavic.distill.train import train_to_end
 from lavic.errors import NothingLeftError
@@ -46,6 +47,7 @@ from lavic.skipped import SkipLog
 from lavic.training.base_model import load_model
 from lavic.training.checkpoints import CHECKPOINT_FILE
 from lavic.training.devices import choose_device
+from lavic.training.interrupts import stopping_signals
 from lavic.training.loaders import Sample
 from lavic.training.run_log import RunLog
 from lavic.training.runs import TrainingRun, loop_settings
@@ -130,15 +132,16 @@ def _possible(settings: DistillSettings, samples: int) -> DistillSettings:
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """A folder that is removed however the block ends, by SIGTERM too, which would end Python on the spot."""
+    """A folder that is removed however the block ends, by signals too that would end Python on the spot."""
     in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
+    kinds = [kind for kind in stopping_signals() if kind is not signal.SIGINT] if in_main else []
+    before = {kind: signal.signal(kind, signal.default_int_handler) for kind in kinds}
     try:
         with tempfile.TemporaryDirectory(prefix="lavic-dry-run-") as folder:
             yield Path(folder)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class _Bench:
         long = longest(self.data.train, steps * self.per_step)
         many = "1 step" if steps == 1 else f"{steps} steps"
         self.console.info(
-            f"Dry run: {many} on the longest of {len(self.data.train)} samples (up to {tokens_of(long[0])} tokens)"
+            f"Dry run: {many} on the longest of {len(self.data.train)} samples (up to {tokens_of(long[0])} tokens, "
+            f"{costs(long[:1])[0]} of them from the picture on)"
         )
         start_s = time.monotonic() - begun
         long_log = self._part(folder / "longest", long)
@@ -213,7 +217,7 @@ class _Bench:
         """The samples that the run begins with; all over again where there are too few."""
         samples, settings = self.data.train, self.settings
         order = epoch_batches(
-            [tokens_of(sample) for sample in samples],
+            costs(samples),
             settings.batch_size,
             seed=settings.seed,
             epoch=0,

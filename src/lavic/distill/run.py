@@ -7,9 +7,10 @@ from dataclasses import replace
 from lavic.config import CONFIG_FILE
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
-from lavic.distill.criteria import Criterion, exit_code, judge_adapter, met, print_criteria
+from lavic.distill.criteria import Criterion, exit_code, judge_adapter, log_criteria, met, print_criteria
 from lavic.distill.dry_run import run_dry
 from lavic.distill.evaluation import ValidationLoss
+from lavic.distill.samples import pictures_identity, pictures_there
 from lavic.distill.setup import check_inputs, collect_data, open_cache, read_metadata
 from lavic.distill.task import ADAPTER_FOLDER
 from lavic.distill.teacher import store_mark, teacher_folder
@@ -18,8 +19,6 @@ from lavic.distill.validate_only import run_validation
 from lavic.model.adapters import attach_vision_lora
 from lavic.training.base_model import load_model
 from lavic.training.failures import machine_failures
-from lavic.training.identity import names_mark
-from lavic.training.loaders import Sample
 from lavic.training.runs import TrainingRun, open_run, run_identity
 from lavic.training.session import Trainee, with_lora
 
@@ -62,12 +61,13 @@ def _train(run: TrainingRun[DistillSettings]) -> Outcome:
     base = load_model(settings, run.console)
     data = collect_data(settings, base, described, skipped)
     cache = open_cache(settings, base, data)  # it may be refused: so before `begin`, which deletes
-    run.begin(base, {"pictures that are there": names_mark(map(_with_size, (*data.train, *data.valid)))})
+    run.begin(base, pictures_identity(pictures_there((*data.train, *data.valid))))
     student = with_lora(settings, base, attach_vision_lora)
     with run.logged("rows or pictures") as log:
         best = train_to_end(run, student, data, log, cache)
         criteria = _judged(settings, student, best)
-        print_criteria(criteria, run.console)
+        log_criteria(criteria, run.console)
+    print_criteria(criteria, run.console)
     return _outcome(run, best, criteria)
 
 
@@ -81,14 +81,6 @@ def _finished_already(run: TrainingRun[DistillSettings]) -> Outcome:
     print_criteria(criteria, run.console)
     summary = {**outcome.summary, "criteria_met": met(criteria)}
     return replace(outcome, summary=summary, exit_code=exit_code(settings, criteria))
-
-
-def _with_size(sample: Sample) -> str:
-    """A picture's name and size: reading all pictures only to compare them would take as long as an epoch."""
-    try:
-        return f"{sample.name} {sample.path.stat().st_size}"
-    except OSError:  # gone since it was looked for
-        return sample.name
 
 
 def known_identity(settings: DistillSettings) -> dict[str, str]:

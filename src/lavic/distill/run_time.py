@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from lavic.distill.config import DistillSettings
+from lavic.distill.samples import costs
 from lavic.training.loaders import Sample
 from lavic.training.loop import LoopSettings
 from lavic.training.sampler import steps_per_epoch
@@ -49,14 +50,14 @@ class Plan:
 
 
 def longest(samples: list[Sample], count: int) -> list[Sample]:
-    """The ``count`` longest, longest first; all over again where there are fewer."""
-    ordered = sorted(samples, key=tokens_of, reverse=True)
+    """The ``count`` that cost most, the dearest first; all over again where there are fewer."""
+    ordered = _dearest_first(samples)
     return list(itertools.islice(itertools.cycle(ordered), count))
 
 
 def spread(samples: list[Sample], count: int) -> list[Sample]:
     """At most ``count`` samples of all lengths, the longest among them."""
-    ordered = sorted(samples, key=tokens_of, reverse=True)
+    ordered = _dearest_first(samples)
     if len(ordered) <= count:
         return ordered
     return [ordered[at * len(ordered) // count] for at in range(count)]
@@ -65,6 +66,12 @@ def spread(samples: list[Sample], count: int) -> list[Sample]:
 def tokens_of(sample: Sample) -> int:
     """Prompt, description and EOS."""
     return len(sample.sequence.input_ids)
+
+
+def _dearest_first(samples: list[Sample]) -> list[Sample]:
+    """By the tokens that gradients go through, then by all: a long title costs little."""
+    order = sorted(zip(costs(samples), map(tokens_of, samples), itertools.count(), strict=False), reverse=True)
+    return [samples[at] for *_, at in order]
 
 
 def after_warm_up(seconds: list[float]) -> list[float]:

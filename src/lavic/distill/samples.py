@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from pathlib import Path
@@ -10,9 +11,9 @@ from lavic.distill.teacher import TeacherStore
 from lavic.errors import NothingLeftError
 from lavic.formats import ItemImage
 from lavic.layout import find_picture, require_images
-from lavic.model.accelerations import Accelerations
 from lavic.model.sequences import SequenceBuilder
 from lavic.skipped import SkipLog, most_frequent
+from lavic.training.identity import names_mark
 from lavic.training.loaders import Sample
 
 TOO_LONG = "tokens, more than --max-length"
@@ -84,9 +85,24 @@ def require_samples(samples: list[Sample], path: Path, images_dir: Path, skipped
     raise NothingLeftError(f"no sample is left{because}", where=str(path), remedy=lists)
 
 
-def costs(samples: Rows[Sample], accelerations: Accelerations) -> list[int]:
-    """What makes samples alike in cost, for batches: the tokens that gradients go through, or all."""
-    sequences = [sample.sequence for sample in samples]
-    if accelerations.frozen_start:
-        return [sequence.tokens_from_image_on for sequence in sequences]
-    return [len(sequence.input_ids) for sequence in sequences]
+def pictures_there(samples: Iterable[Sample]) -> list[str]:
+    """Name and size of each picture: reading all only to compare them would take as long as an epoch."""
+    found = []
+    for sample in samples:
+        with contextlib.suppress(OSError):  # gone since it was looked for
+            found.append(f"{sample.name} {sample.path.stat().st_size}")
+    return found
+
+
+def pictures_identity(there: Rows[str]) -> dict[str, str]:
+    """What ``pictures_there``, of training and validation, adds to what must be the same for a resumed run."""
+    return {"number of pictures": str(len(there)), "pictures that are there": names_mark(there)}
+
+
+def costs(samples: Rows[Sample]) -> list[int]:
+    """What makes samples alike in cost, for batches: the tokens from the first visual token on.
+
+    Gradients go through these; with ``frozen_start`` off through all. That is no matter here: switching a short cut off
+    shall not put other samples into a batch.
+    """
+    return [sample.sequence.tokens_from_image_on for sample in samples]

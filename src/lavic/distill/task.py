@@ -98,7 +98,7 @@ class DistillTask(TrainTask):
             NothingLeftError: the epoch is over and no picture could be read.
         """
         batches = epoch_batches(
-            costs(self.train.samples, self.model.accelerations),
+            costs(self.train.samples),
             self.batch_size,
             seed=self.seed,
             epoch=epoch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lavic.console import Console, Outcome
 from lavic.distill.config import DistillSettings
-from lavic.distill.criteria import exit_code, judge_adapter, met, print_criteria
+from lavic.distill.criteria import exit_code, judge_adapter, log_criteria, met, print_criteria
 from lavic.distill.evaluation import validate
 from lavic.distill.setup import collect_data, make_accelerations, make_dataset, make_prefix, open_cache, read_metadata
 from lavic.formats import SkipLog
@@ -54,5 +54,6 @@ def run_validation(settings: DistillSettings, console: Console) -> Outcome:
     if settings.adapter is None:
         return Outcome(summary=summary)
     criteria = judge_adapter(settings, settings.adapter, result, base.model, trainable_parameters=trained)
+    log_criteria(criteria, console)
     print_criteria(criteria, console)
     return Outcome(summary={**summary, "criteria_met": met(criteria)}, exit_code=exit_code(settings, criteria))

@@ -15,6 +15,9 @@ from lavic.files import sha256_file
 from lavic.model.marks import sampled_values
 from lavic.training.checkpoints import RunState
 
+#: What names begin with whose values are shown.
+_SPOKEN = ("--", "number of ")
+
 
 def identity_of(
     settings: Mapping[str, Any], *, free: Iterable[str], files: Mapping[str, Path | None]
@@ -54,7 +57,7 @@ def differences(known: Mapping[str, str], wanted: Mapping[str, str], names: Iter
     """What differs between two identities, of the given names in their order; "" if nothing does."""
     return ", ".join(
         # The values of contents are marks, which say nothing to a reader.
-        f"{name} (was {known.get(name)}, is {wanted.get(name)})" if name.startswith("--") else name
+        f"{name} (was {known.get(name)}, is {wanted.get(name)})" if name.startswith(_SPOKEN) else name
         for name in names
         if known.get(name) != wanted.get(name)
     )

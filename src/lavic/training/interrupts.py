@@ -13,12 +13,18 @@ from types import FrameType, TracebackType
 from typing import Self
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """Ctrl-C, the polite kill, and a terminal that is closed, unless that is to be ignored (``nohup``)."""
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    return kinds if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*kinds, signal.SIGHUP]
+
+
 class StopRequested(Exception):  # noqa: N818, it is a wish and no error
     """Work that can be done again later is given up, as the user wants the run to stop."""
 
 
 class Interrupts:
-    """While the block runs, SIGINT and SIGTERM set ``requested`` once; after that they act as usual.
+    """While the block runs, the signals that end a run set ``requested`` once; after that they act as usual.
 
     Python raises KeyboardInterrupt wherever it happens to be, and swallows it inside a destructor; a run
     that looks at ``requested`` between its steps ends in order and loses nothing.
@@ -26,8 +32,6 @@ class Interrupts:
     Args:
         notice: called with a sentence for the user when the first signal comes.
     """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         self.requested = False
@@ -58,7 +62,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {kind: signal.signal(kind, self._handle) for kind in self._SIGNALS}
+            self._before = {kind: signal.signal(kind, self._handle) for kind in stopping_signals()}
         return self
 
     def __exit__(

@@ -121,7 +121,7 @@ class MicroBatches(Dataset[MicroBatch]):
         return cut_views(read_image(path), self.view_size, self.views)
 
 
-_FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM)
+_FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -210,7 +210,7 @@ class Trainer:
         nats, tokens, samples = self._accumulate(micro_steps)
         norm = 0.0
         if tokens:
-            norm = self._clip()
+            norm = self._clip(micro_steps)
             self._stepper.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
@@ -248,7 +248,7 @@ class Trainer:
             samples += len(micro.names)
         return nats, tokens, samples
 
-    def _clip(self) -> float:
+    def _clip(self, micro_steps: list[MicroStep]) -> float:
         """Shorten the gradient to ``gradient_clip``; returns its length before."""
         self._precision.unscale_gradients(self.optimizer)
         longest = self.settings.gradient_clip if self.settings.gradient_clip > 0 else math.inf
@@ -257,8 +257,9 @@ class Trainer:
         state.overflows = 0 if math.isfinite(norm) else state.overflows + 1
         if state.overflows and (not self._skips_overflow or state.overflows >= MAX_OVERFLOWS):
             in_a_row = f", as in the {state.overflows - 1} steps before" if state.overflows > 1 else ""
+            names = first_of([name for micro in micro_steps for name in micro.names])
             raise TrainingError(
-                f"the gradient of step {state.step + 1} is {norm}{in_a_row}",
+                f"the gradient of step {state.step + 1} is {norm}{in_a_row}, with {names} in it",
                 remedy="The last good checkpoint is kept. Lower --lr, or use another --precision.",
             )
         return norm

@@ -1,7 +1,8 @@
 """Cut pictures kept on disk, so that later epochs decode no JPEG; asked for with ``--picture_cache``.
 
 One file per picture, named after what its content depends on: the picture's path, size and time of change, and how
-views are cut. A file that is damaged, or half-written by a machine that lost power, is cut again.
+views are cut. Behind the pixels stands their checksum: a file that is damaged, or half-written by a machine that lost
+power, is cut again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from lavic.images import read_image
 from lavic.model.views import cut_views
 
 #: Goes up whenever the same picture would be cut into other pixels.
-_VERSION = 1
-_HEADER_BYTES = 128
+_VERSION = 2
+_HEADER_BYTES, _CHECKSUM_BYTES = 128, 4
 
 
 class PictureCache:
@@ -61,7 +63,7 @@ class PictureCache:
     @property
     def picture_bytes(self) -> int:
         """What one picture takes on disk: 1.7 MB for the 7B."""
-        return _HEADER_BYTES + self.views * 3 * self.view_size**2
+        return _HEADER_BYTES + self.views * 3 * self.view_size**2 + _CHECKSUM_BYTES
 
     def missing(self, paths: Iterable[Path]) -> int:
         """How many of these pictures are not there yet."""
@@ -106,12 +108,14 @@ class PictureCache:
 
     def _load(self, place: Path) -> NDArray[np.uint8] | None:
         try:
-            stored = np.load(place, allow_pickle=False)
+            with place.open("rb") as stream:
+                stored = np.load(stream, allow_pickle=False)
+                checksum = stream.read()
         except (OSError, ValueError, EOFError):
             return None
         side = self.view_size
         whole = stored.shape == (self.views, 3, side, side) and stored.dtype == np.uint8
-        return stored if whole else None
+        return stored if whole and checksum == _checksum(stored) else None
 
     def _keep(self, place: Path, views: NDArray[np.uint8]) -> None:
         if self.trouble:
@@ -121,6 +125,7 @@ class PictureCache:
             place.parent.mkdir(exist_ok=True)
             with part.open("wb") as stream:
                 np.save(stream, views, allow_pickle=False)
+                stream.write(_checksum(views))
             # Gone if a run on another machine, where this process is none, took it for a dead one's.
             with contextlib.suppress(FileNotFoundError):
                 part.replace(place)  # not synced: what a power cut damages is cut again
@@ -128,3 +133,7 @@ class PictureCache:
             self.trouble = f"cut pictures are no longer kept in {self.folder} ({error.strerror or error})"
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def _checksum(views: NDArray[np.uint8]) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(views).data).to_bytes(_CHECKSUM_BYTES, "little")

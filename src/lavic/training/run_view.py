@@ -197,7 +197,9 @@ class RunReader:
         total = rows.total_steps
         last = rows.steps[-1] if rows.steps else {}
         log_file = process.get("log_file") or (rows.end or {}).get("log_file")
-        judged = [(loss, each.step, each) for each in rows.validations if (loss := each.judged_by) is not None]
+        # The one before training is for comparison: nothing is kept of it.
+        trained = (each for each in rows.validations if each.step > 0)
+        judged = [(loss, each.step, each) for each in trained if (loss := each.judged_by) is not None]
         return RunView(
             output_dir=self.output_dir,
             status=status,

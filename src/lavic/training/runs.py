@@ -106,9 +106,9 @@ class TrainingRun(Generic[S]):
         """
         with self._open_log(self.console) as log:
             yield log
+            if self.skipped.count:
+                self.console.warn(f"{self.skipped.count} {left_out} were left out; {self.skipped.path} lists them.")
             self._log_end(log)
-        if self.skipped.count:
-            self.console.warn(f"{self.skipped.count} {left_out} were left out; {self.skipped.path} lists them.")
 
     def finished_already(self) -> Outcome:
         """Say so; a run that was killed between its last checkpoint and its last line gets that line."""

@@ -133,6 +133,8 @@ class Session:
             console.warn(f"--warmup {settings.warmup} is longer than the run, which never comes to its full rate.")
         if self.run.resumed:
             console.info(f"Resumed at step {state.step} of {self.total}")
+        elif settings.resume:
+            console.info(f"{settings.output_dir}/ holds no checkpoint: the run starts at step 0.")
         trainer = Trainer(self.fabric, task, self.loop, self.parameters, self.optimizer, state, notice=console.info)
         if settings.validate_before_training and not self.run.resumed:
             task.validate(0, lambda: None)
