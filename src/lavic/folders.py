@@ -133,6 +133,12 @@ def prepare_output(
     folder = Path(folder)
     patterns = tuple(known)
     assert not any("/" in pattern or pattern in ("", "*") for pattern in patterns), patterns
+    check_output(folder, resume=resume, overwrite=overwrite, holds=holds, can_resume=can_resume)
+    _clear(folder, patterns, overwrite=overwrite)
+
+
+def check_output(folder: Path, *, resume: bool, overwrite: bool, holds: str = "", can_resume: bool = True) -> None:
+    """The first half of ``prepare_output``: make the folder or say why not, and delete nothing."""
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other", remedy="Give one of them.")
     _make_folder(folder)
@@ -144,7 +150,6 @@ def prepare_output(
         ways = "Continue with --resume, replace it with" if can_resume else "Replace it with"
         remedy = f"{ways} --overwrite, or choose another --output-dir."
         raise OutputError(f"{folder}/ holds {found}", remedy=remedy)
-    _clear(folder, patterns, overwrite=overwrite)
 
 
 def prepare_marked(folder: Path, marker: str, outputs: tuple[str, ...], holds: str, *, overwrite: bool) -> None:
@@ -159,15 +164,24 @@ def prepare_marked(folder: Path, marker: str, outputs: tuple[str, ...], holds: s
     Raises:
         OutputError: the folder holds something, and it is not to be replaced or was not made by the command.
     """
+    check_marked(folder, marker, outputs, holds, overwrite=overwrite)
+    clear_marked(folder, outputs, overwrite=overwrite)
+
+
+def check_marked(folder: Path, marker: str, outputs: tuple[str, ...], holds: str, *, overwrite: bool) -> None:
+    """The first half of ``prepare_marked``: refuse, and delete nothing."""
     assert outputs[0] == marker, outputs
     made = (folder / marker).exists()
     if overwrite and not made and any((folder / name).exists() for name in outputs):
         # train_images/ may be days of crawling.
         problem = "the folder holds data that this command did not make, so it is not replaced"
         raise OutputError(problem, where=str(folder), remedy="Choose another --output-dir.")
-    prepare_output(
-        folder, resume=False, overwrite=overwrite, known=outputs, holds=holds if made else "", can_resume=False
-    )
+    check_output(folder, resume=False, overwrite=overwrite, holds=holds if made else "", can_resume=False)
+
+
+def clear_marked(folder: Path, outputs: tuple[str, ...], *, overwrite: bool) -> None:
+    """The second half of ``prepare_marked``: delete what an earlier run, or a killed one, left."""
+    _clear(folder, outputs, overwrite=overwrite)
 
 
 def _clear(folder: Path, patterns: tuple[str, ...], *, overwrite: bool) -> None:

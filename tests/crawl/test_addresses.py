@@ -7,14 +7,14 @@ import socket
 
 import pytest
 
-from lavic.crawl.addresses import AddressRefusedError, AddressRules, GuardedResolver, checked_url
+from lavic.crawl.addresses import AddressRefusedError, AddressRules, GuardedResolver, checked_url, needed_allowance
 from lavic.crawl.failures import CrawlFailure
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946"]
 NOT_PUBLIC = [
     *("127.0.0.1", "127.8.8.8", "10.0.0.1", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
     *("224.0.0.1", "255.255.255.255", "240.0.0.1", "198.18.0.1", "192.0.2.1"),
-    *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1"),
+    *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "feff::1", "ff02::1", "2001:db8::1"),
     # IPv4 inside IPv6: mapped, 6to4 of 10.0.0.1, NAT64 of 127.0.0.1, Teredo whose client is 10.0.0.1
     *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:0a00:0001::", "64:ff9b::7f00:1", "2001:0:4136:e378::f5ff:fffe"),
     *("", "localhost", "127.1", "0x7f.1", "2130706433"),
@@ -96,3 +96,17 @@ def test_an_address_that_may_not_be_asked_is_refused(url: str, kind: str) -> Non
 )
 def test_an_address_is_asked_for_as_it_was_meant(url: str, asked: str | None) -> None:
     assert str(checked_url(url, AddressRules())) == (asked or url.strip())
+
+
+@pytest.mark.parametrize(
+    ("address", "needed"),
+    [
+        ("http://127.0.0.1:8000/shop", "127.0.0.1/32"),
+        ("http://localhost:8000", "127.0.0.1/32"),
+        ("http://[fd00::7]:8000/", "fd00::7/128"),
+        ("http://93.184.216.34/", ""),
+        ("https://pictures.example.com/", ""),
+    ],
+)
+def test_what_an_address_needs_to_be_allowed(address: str, needed: str) -> None:
+    assert needed_allowance(address) == needed

@@ -16,6 +16,7 @@ from hostile_server import (
     drips,
     one_after_another,
     picture_bytes,
+    redirects,
     rows_of,
     sends,
     slowly,
@@ -187,7 +188,7 @@ def test_of_a_long_robots_txt_the_beginning_is_obeyed(tmp_path: Path) -> None:
 
 
 def test_rules_that_are_being_read_are_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lavic.crawl.fetching.MAX_HOSTS", 1)
+    monkeypatch.setattr("lavic.crawl.robots.MAX_HOSTS", 1)
     with ExitStack() as stack:
         servers = [stack.enter_context(HostileServer()) for _ in range(4)]
         for server in servers:
@@ -223,7 +224,7 @@ def test_a_host_that_wants_a_day_between_requests_holds_nobody_up(tmp_path: Path
         assert run_command_line(crawl_words(tmp_path)) == 1
         assert server.asked == ["/robots.txt"]
     rows = rows_of(tmp_path).values()
-    assert {(row["error"], row["passing"]) for row in rows} == {("host_down", True)}
+    assert {(row["error"], row["passing"], row["attempts"]) for row in rows} == {("asked_to_wait", True, 0)}
     assert all("86400 s between requests (robots.txt)" in row["message"] for row in rows)
 
 
@@ -304,21 +305,44 @@ def test_after_a_pause_the_rate_is_kept(tmp_path: Path) -> None:
     assert min(later - before for before, later in itertools.pairwise(moments)) > 0.2 * 0.5
 
 
-def test_a_host_that_asks_for_hours_is_left_alone(tmp_path: Path) -> None:
+def test_a_host_that_asks_for_hours_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with HostileServer() as server:
         server.default = sends(b"", 503, Retry_After="7200")
         write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(20)})
         assert run_command_line(crawl_words(tmp_path, workers=1, ignore_robots=True)) == 1
         assert len(server.asked) == 1
-    rows = rows_of(tmp_path)
-    assert {row["error"] for row in rows.values()} <= {"http_503", "host_down", "deadline"}
-    assert all(row["passing"] for row in rows.values())
+    first, *others = rows_of(tmp_path).values()
+    said = {key: first[key] for key in ("error", "http_code", "message", "passing", "attempts")}
+    message = "the host answered 503 and asked to wait 7200 s"
+    assert said == {"error": "http_503", "http_code": 503, "message": message, "passing": True, "attempts": 1}
+    asked_to_wait = f"127.0.0.1:{server.port} asked to wait 7200 s (Retry-After)"
+    assert {(row["error"], row["message"], row["passing"], row["attempts"]) for row in others} == {
+        ("asked_to_wait", asked_to_wait, True, 0)
+    }
+    err = capsys.readouterr().err
+    assert f"Warning: {asked_to_wait}, so 19 of its pictures were given up. Run again later with a lower --rate" in err
+    assert "did not answer" not in err
 
 
-def test_a_dead_host_is_given_up_for_a_while(tmp_path: Path) -> None:
+def test_a_retry_after_beyond_the_deadline_is_told_as_what_the_host_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with HostileServer() as server:
-        port = server.port
-    write_valid(tmp_path, {f"a_{i}.jpg": f"http://127.0.0.1:{port}/{i}" for i in range(30)})
-    assert run_command_line(crawl_words(tmp_path, workers=1, dead_after=3, retries=0, ignore_robots=True)) == 1
-    errors = [row["error"] for row in rows_of(tmp_path).values()]
-    assert (errors.count("connect"), errors.count("host_down")) == (3, 27)
+        server.default = sends(b"", 429, Retry_After="1")
+        write_valid(tmp_path, {f"a_{i}.jpg": server.url(f"/{i}") for i in range(12)})
+        assert (
+            run_command_line(crawl_words(tmp_path, stop_after=12, workers=12, deadline_s=0.9, ignore_robots=True)) == 1
+        )
+    said = {(row["error"], row["http_code"], row["message"]) for row in rows_of(tmp_path).values()}
+    assert said == {("http_429", 429, "the host answered 429 and asked to wait 1 s")}
+    err = capsys.readouterr().err
+    assert "for the same reason (http_429), so the crawl stops here. The host finds this too much." in err
+
+
+def test_that_robots_txt_leads_to_a_private_address_is_not_said_of_the_picture(tmp_path: Path) -> None:
+    with HostileServer({"/robots.txt": redirects("http://10.0.0.1/robots.txt")}) as server:
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        assert server.asked == ["/robots.txt"]
+    row = rows_of(tmp_path)["a_0.jpg"]
+    assert row["message"] == "robots.txt redirects to where 10.0.0.1 is not a public address"

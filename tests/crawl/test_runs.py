@@ -304,3 +304,91 @@ def test_shards_hold_all_pictures_once_over_several_runs(tmp_path: Path) -> None
                 assert rows_of(tmp_path)[facts["image_name"]]["shard"] == path.name
                 found[facts["image_name"]] = facts
     assert set(found) == set(urls)
+
+
+# -- what is told at the end -------------------------------------------------------------------------------------
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_retry_failed_says_what_was_never_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with HostileServer() as server:
+        urls = {"gone_0.jpg": server.url("/gone")}
+        write_valid(tmp_path, urls)
+        assert run_command_line(crawl_words(tmp_path)) == 1
+        write_valid(tmp_path, urls | {f"new_{i}.jpg": server.url(f"/{i}") for i in range(2)})
+        capsys.readouterr()
+        assert run_command_line([*crawl_words(tmp_path, retry_failed=True), "--json"]) == 1
+        document = json.loads(capsys.readouterr().out)
+        assert (document["missing"], document["not_asked"], document["never_asked"]) == (3, 3, 2)
+        assert run_command_line(crawl_words(tmp_path, retry_failed=True)) == 1
+    assert last_line(capsys) == (
+        "2 were never asked for: run the same command without --retry_failed. "
+        f"{tmp_path}/crawl_report.jsonl says why each of the others is missing; training leaves those out."
+    )
+
+
+def test_rows_that_cannot_be_used_are_an_answer_of_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with HostileServer() as server:
+        server.default = sends(GOOD)
+        write_valid(tmp_path, {"a_0.jpg": server.url("/a"), "../x_0.jpg": server.url("/x")})
+        assert run_command_line([*crawl_words(tmp_path), "--json"]) == 1
+        document = json.loads(capsys.readouterr().out)
+        assert (document["pictures"], document["missing"], document["unusable_rows"]) == (1, 0, 1)
+        assert run_command_line(crawl_words(tmp_path)) == 1
+    skipped = tmp_path / "crawl_skipped.jsonl"
+    wanted = f"All pictures are there but those of 1 row that cannot be used: see {skipped}. Next: lavic describe "
+    assert last_line(capsys).startswith(wanted)
+
+
+def test_the_next_command_is_the_one_that_can_use_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"--train_data data/item2meta_train.json --val_data {tmp_path}/item2meta_valid.jsonl"
+    flags += f" --train_images_dir data/train_images --val_images_dir {tmp_path}/valid_images"
+    with HostileServer() as server:
+        server.default = sends(GOOD)
+        path = write_valid(tmp_path, {"a_0.jpg": server.url("/a")})
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        assert last_line(capsys) == f"All pictures are there. Next: lavic describe {flags} --valid_only"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_description_llava_cleaned": "A mug."}))
+        assert run_command_line(crawl_words(tmp_path)) == 0
+        assert last_line(capsys) == f"All pictures are there. Next: lavic check {flags}"
+        # Nothing reads shards.
+        assert run_command_line(crawl_words(tmp_path, output="webdataset", val_images_dir=tmp_path / "shards")) == 0
+        assert last_line(capsys) == "All pictures are there."
+
+
+def test_the_drawn_shops_crawl_command_may_ask_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = ["toyshop", "--output_dir", str(tmp_path / "shop"), "--items", "12", "--workers", "0"]
+    assert run_command_line([*shop, "--served_at", "http://127.0.0.1:8000/shop"]) == 0
+    assert last_line(capsys).endswith("/valid_images --allow_private 127.0.0.1/32")
+
+
+# -- what the report says of files that were there -----------------------------------------------------------------
+
+
+def test_a_row_that_a_killed_run_could_not_write_is_made_up_for(tmp_path: Path) -> None:
+    (tmp_path / "valid_images").mkdir()
+    (tmp_path / "valid_images" / "a_0.jpg").write_bytes(GOOD)
+    write_valid(tmp_path, {"a_0.jpg": "http://127.0.0.1:1/a"})
+    # What is said is of the file, not of what would be made of it now.
+    assert run_command_line(crawl_words(tmp_path, longest_side=16)) == 0
+    row = rows_of(tmp_path)["a_0.jpg"]
+    facts = (row["status"], row["bytes"], row["size"], row["sha256"])
+    assert facts == ("present", len(GOOD), [40, 30], hashlib.sha256(GOOD).hexdigest())
+
+
+def test_tables_into_two_folders_have_a_report_each(tmp_path: Path) -> None:
+    with HostileServer({"/a": sends(GOOD)}) as server:
+        for name, path in (("one", "/a"), ("two", "/gone")):
+            (tmp_path / f"{name}.csv").write_text(f"id,url\nA,{server.url(path)}\n../B,{server.url(path)}\n")
+            words = {"table": tmp_path / f"{name}.csv", "train_images_dir": tmp_path / name, "valid_only": False}
+            assert run_command_line(crawl_words(tmp_path, **words)) == 1
+    rows = [json.loads((tmp_path / f"{name}_crawl_report.jsonl").read_text()) for name in ("one", "two")]
+    assert [(row["image_name"], row["status"]) for row in rows] == [("A_0.jpg", "ok"), ("A_0.jpg", "failed")]
+    assert {path.name for path in tmp_path.glob("*skipped*")} == {
+        f"{name}_crawl_skipped.jsonl" for name in ("one", "two")
+    }

@@ -12,7 +12,7 @@ import pytest
 from lavic.data.convert import ConvertResult, convert_catalogue
 from lavic.errors import ConfigError, InputError, NothingLeftError, OutputError
 from lavic.files import read_jsonl
-from lavic.formats import read_train_metadata, read_valid_metadata
+from lavic.formats import DESCRIPTION_KEY, DESCRIPTIONS_KEY, read_train_metadata, read_valid_metadata
 from lavic.skipped import SkipLog
 
 PRODUCTS = [
@@ -87,6 +87,60 @@ def test_which_text_goes_with_a_picture(
     assert texts(tmp_path / "out") == expected
     assert result.without_text == without_text
     assert result.train_images + result.valid_images == len(expected)
+
+
+def test_pictures_without_a_text_are_kept_to_be_described(source: Path, tmp_path: Path) -> None:
+    result = convert_catalogue(source, tmp_path / "out", 0, 0.4, keep_without_text=True)
+    items = json.loads((tmp_path / "out" / "item2meta_train.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "out" / "item2meta_valid.jsonl").read_text().splitlines()]
+    found = {name: text for item in items.values() for name, text in item[DESCRIPTIONS_KEY].items()}
+    found |= {row["image_name"]: row[DESCRIPTION_KEY] for row in rows}
+    assert found == {
+        "A_0.jpg": "Seller: hat.",
+        "A_1.jpg": "Caption of A_1.",
+        "B_0.jpg": "Caption of B_0.",
+        "B_1.jpg": "",
+        "C_0.jpg": "Seller: mug.",
+        "D_0.jpg": "",
+    }
+    assert (result.without_text, result.train_images + result.valid_images) == (2, 6)
+
+
+def test_served_pictures_have_addresses_and_the_names_that_crawling_gives(source: Path, tmp_path: Path) -> None:
+    (source / "images" / "B_1.jpg").rename(source / "images" / "back side.jpg")
+    lines(source / "products.jsonl", [PRODUCTS[1] | {"images": ["back side.jpg", "B_0.jpg"]}, PRODUCTS[0]])
+    served = {"keep_without_text": True, "served_at": "http://127.0.0.1:8000/a/"}
+    convert_catalogue(source, tmp_path / "out", 0, 0.5, **served)  # type: ignore[arg-type]
+    items = json.loads((tmp_path / "out" / "item2meta_train.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "out" / "item2meta_valid.jsonl").read_text().splitlines()]
+    # Which of the two is for validation, the seed says.
+    assert list(items) == ["A"]
+    assert [entry["large"] for entry in items["A"]["images"]] == [f"http://127.0.0.1:8000/a/A_{n}.jpg" for n in (0, 1)]
+    assert items["A"][DESCRIPTIONS_KEY] == {"A_0.jpg": "Seller: hat.", "A_1.jpg": "Caption of A_1."}
+    assert [(row["image_name"], row["image"], row[DESCRIPTION_KEY]) for row in rows] == [
+        ("B_0.jpg", "http://127.0.0.1:8000/a/back%20side.jpg", ""),
+        ("B_1.jpg", "http://127.0.0.1:8000/a/B_0.jpg", "Caption of B_0."),
+    ]
+    assert {path.name for path in (tmp_path / "out" / "pictures").iterdir()} == {
+        "A_0.jpg",
+        "A_1.jpg",
+        "B_0.jpg",
+        "back side.jpg",
+    }
+    assert not (tmp_path / "out" / "train_images").exists()
+
+
+def test_crawled_pictures_stay_beside_served_ones(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert_catalogue(source, out, 0, served_at="http://127.0.0.1:8000")
+    (out / "train_images").mkdir()
+    (out / "train_images" / "A_0.jpg").write_text("crawled")
+    convert_catalogue(source, out, 0, served_at="http://127.0.0.1:8000", overwrite=True)
+    assert (out / "train_images" / "A_0.jpg").read_text() == "crawled"
+    # Without a server they are in the way of its own, and what was served goes too.
+    convert_catalogue(source, out, 0, overwrite=True)
+    assert not (out / "pictures").exists()
+    texts(out)
 
 
 def test_pictures_are_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:
@@ -176,8 +230,13 @@ def test_too_little_to_split(source: Path, tmp_path: Path) -> None:
     lines(source / "products.jsonl", PRODUCTS[:1])
     with pytest.raises(NothingLeftError) as caught:
         convert_catalogue(source, tmp_path / "out", 0)
-    assert caught.value.sentence == (
-        f"{source}: products with a usable picture and a text: 1; a split needs two. See {tmp_path}/out/skipped.jsonl."
+    assert caught.value.sentence == (f"{source}: products with a usable picture and a text: 1; a split needs two.")
+    (source / "images" / "A_0.jpg").unlink()
+    with pytest.raises(NothingLeftError) as listed:
+        convert_catalogue(source, tmp_path / "out", 0, keep_without_text=True)
+    assert listed.value.sentence == (
+        f"{source}: products with a usable picture: 1; a split needs two; "
+        "most frequent reason, 1 times: the file does not exist."
     )
 
 

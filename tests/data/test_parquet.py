@@ -103,6 +103,44 @@ def test_rows_that_were_filtered_or_written_by_an_older_lavic(
     ]
 
 
+def test_titles_and_descriptions_that_were_edited_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pa = pytest.importorskip("pyarrow", reason=WHY_NOT)
+    import pyarrow.parquet as pq
+
+    world, there, edited = make_public(tmp_path / "world"), tmp_path / "there", tmp_path / "edited"
+    convert(capsys, "--to", "parquet", "--source_dir", world, "--output_dir", there)
+    edited.mkdir()
+    for split, name in (("train", "train.parquet"), ("validation", "validation-00000.parquet")):
+        table = pq.read_table(there / "data" / f"{split}-00000.parquet")
+        rows = table.to_pylist()
+        for row in rows:
+            if row["image_name"] in ("T0_1.jpg", "V1_0.jpg"):
+                row["title"], row["description"] = "New é", "Edited."
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), edited / name)
+    back = convert(capsys, "--from", "parquet", "--source_dir", edited, "--output_dir", tmp_path / "back")
+    assert back["edited"] == {"titles": 2, "descriptions": 2}
+    before, after = files_of(world), files_of(tmp_path / "back")
+    train = before["item2meta_train.json"].replace("Thing T0 é".encode(), "New é".encode(), 1)
+    assert after["item2meta_train.json"] == train.replace(b"It shows T0 from side 1.", b"Edited.")
+    valid = before["item2meta_valid.jsonl"].replace(b"Thing V1", "New é".encode())
+    assert after["item2meta_valid.jsonl"] == valid.replace("A picture of V1 — green.".encode(), b"Edited.")
+    # Without them, a new column of nothing edits nothing.
+    convert(capsys, "--from", "parquet", "--source_dir", there, "--output_dir", tmp_path / "plain")
+    assert files_of(tmp_path / "plain") == before
+
+
+def test_the_next_command_names_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow", reason=WHY_NOT)
+    world = make_public(tmp_path / "world")
+    (world / "item2meta_valid.jsonl").unlink()
+    convert(capsys, "--to", "parquet", "--source_dir", world, "--output_dir", tmp_path / "there")
+    words = ["--from", "parquet", "--source_dir", str(tmp_path / "there"), "--output_dir", str(tmp_path / "back")]
+    assert run_command_line(["data", "convert", *words]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Next: lavic distill")
+    assert "--val" not in last
+
+
 def test_items_without_pictures_and_half_surrogates_come_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,7 +217,10 @@ def test_hostile_parquet_is_refused_or_left_out(tmp_path: Path, capsys: pytest.C
         [("item_id", pa.string()), ("image_name", pa.string()), ("image", image), ("row_json", pa.string())]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    assert refusal("d").endswith("no row can be used.")
+    assert refusal("d").endswith("no row can be used; most frequent reason, 2 times: the name holds a path separator.")
+    rows.append({"item_id": "A", "image_name": "A_0.jpg", "image": picture, "row_json": "{}"})
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    assert convert(capsys, *words[2:], tmp_path / "d")["entries"] == {"train": 1, "valid": 0}
     listed = [json.loads(line) for line in (tmp_path / "d" / "skipped.jsonl").read_text().splitlines()]
     assert [row["key"] for row in listed] == ["item_id", "image_name", "row_json", "item_id"]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "c", "d", "source"]
@@ -209,6 +250,11 @@ def test_ways_that_do_not_exist_are_one_sentence(tmp_path: Path, capsys: pytest.
         "Bring a catalogue into the public format first: lavic data convert without --to."
     )
     assert refused(capsys, base) == f"{tmp_path}/x: there is no such folder."
+    for more in (["--to", "parquet", "--keep_without_text"], ["--from", "parquet", "--served_at", "http://a"]):
+        assert refused(capsys, [*base, *more]) == (
+            "--keep_without_text and --served_at: they are for a catalogue. Leave them out."
+        )
+    assert "'a b' is not an address; write http://127.0.0.1:8000" in refused(capsys, [*base, "--served_at", "a b"])
 
 
 def test_the_source_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

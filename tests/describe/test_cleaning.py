@@ -58,6 +58,19 @@ def test_a_short_title_is_the_name_of_a_kind_and_stays_unless_quoted():
     assert clean("A red mug.", "", cut_off=False) == "A red mug."
 
 
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        ("Burt's Bees Lip Balm", "The Burt’s Bees Lip Balm is yellow."),
+        ("Burt’s Bees Lip Balm", "The Burt's Bees Lip Balm is yellow."),
+        ("Aurora Kettle – Extra-Large", "The Aurora Kettle - Extra‑Large is yellow."),
+        ('Sign "Open" in Red', "The sign “Open” in red is yellow."),
+    ],
+)
+def test_quotation_marks_and_dashes_of_any_kind_are_alike(title, text):
+    assert clean(text, title, cut_off=False) == "The product is yellow."
+
+
 def test_a_title_of_regular_expressions_is_plain_text():
     assert clean("A (red) .* mug here.", "(red) .* mug", cut_off=False) == "The product here."
 

@@ -65,6 +65,19 @@ def test_a_folder_in_the_pages_place_is_told_at_once(adapter, tmp_path, capsys):
     assert sentence == f"--page {tmp_path}: this is a folder. Name a file in it."
 
 
+@pytest.mark.parametrize("name", ["item2meta_train.json", "item2meta_valid.jsonl", "link.html", "notes.html"])
+def test_only_an_earlier_page_is_replaced(adapter, tmp_path, capsys, name):
+    world = make_world(tmp_path / "w", 12)
+    (world / "notes.html").write_text("<html><head><title>Notes</title></head></html>")
+    (world / "link.html").symlink_to(world / "item2meta_valid.jsonl")
+    before = (world / name).read_bytes()
+    why = "no page of `lavic describe`, so it is not replaced" if name == "notes.html" else "a file that is read"
+    sentence = refused(capsys, flags(world, adapter=adapter, page=world / name))
+    is_file = "the file is" if name == "notes.html" else "this is"
+    assert sentence == f"--page {world / name}: {is_file} {why}. Name another file."
+    assert (world / name).read_bytes() == before
+
+
 def test_a_folder_without_an_adapter_is_told(tmp_path, capsys):
     world = make_world(tmp_path / "w", 12)
     assert str(tmp_path / "none") in refused(capsys, flags(world, adapter=tmp_path / "none"))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from small_world import flags, train_rows, write_train_rows
+from small_world import flags, train_rows
 
 from lavic.cli.main import run_command_line
 from lavic.formats import DESCRIPTION_KEY, DESCRIPTIONS_KEY
 from lavic.layout import TRAIN_IMAGES, VALID_IMAGES, VALID_METADATA, data_paths
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Server(ThreadingHTTPServer):
@@ -78,32 +81,38 @@ def test_a_drawn_shop(tmp_path):
     assert all(line[DESCRIPTION_KEY].endswith(".") for line in lines)
 
 
-def test_real_photographs(tmp_path, shared_data):
-    world, pictures = tmp_path / "photos", tmp_path / "served"
-    convert = ["data", "convert", "--source_dir", str(shared_data / "catalogue"), "--output_dir", str(world)]
-    assert run_command_line(convert) == 0
-    pictures.mkdir()
-    for folder in (TRAIN_IMAGES, VALID_IMAGES):
-        for path in (world / folder).iterdir():
-            path.rename(pictures / path.name)
+def documented(marker: str) -> list[str]:
+    """The commands of the block in README.md that names this file; README.zh-CN.md has the same."""
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    block = english.partition(marker)[2].partition("```sh\n")[2].partition("```")[0]
+    assert block in chinese
+    return [line for line in block.splitlines() if line]
+
+
+def test_real_photographs_by_the_documented_commands(tmp_path, shared_data, monkeypatch):
+    convert, serve, *others = documented("<!-- run by tests/end_to_end/test_from_addresses.py -->")
+    assert serve.startswith("python3 -m http.server 8001 --bind 127.0.0.1 --directory data/pictures ")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "catalogue").symlink_to(shared_data / "catalogue")
+    pictures = tmp_path / "data" / "pictures"
     with served(pictures) as address:
-        strip_to_addresses(world, address)
-        from_addresses_to_an_adapter(world, tmp_path / "out")
-    found = {path.name for folder in (TRAIN_IMAGES, VALID_IMAGES) for path in (world / folder).glob("*.jpg")}
-    assert len(found) > 100
-    assert found == {path.name for path in pictures.iterdir()}
+        assert run_command_line(words(convert.replace("http://127.0.0.1:8001", address))) == 0
+        for command in others:
+            short = ["--max_steps", "2"] if "distill " in command else []
+            assert run_command_line([*words(command), *short]) == 0
+    assert (tmp_path / "descriptions.html").read_text().count("<img") == 20
+    world = tmp_path / "data"
+    crawled = [path for folder in (TRAIN_IMAGES, VALID_IMAGES) for path in (world / folder).glob("*.jpg")]
+    assert len(crawled) == len(list(pictures.iterdir())) == 304  # as the catalogue's README counts
     # The tiny teacher knows the shop's words only; whole sentences of them are what it says of most photographs.
-    described = [text for row in train_rows(world).values() for text in row.get(DESCRIPTIONS_KEY, {}).values()]
-    assert len(described) > 50
-
-
-def strip_to_addresses(world: Path, address: str) -> None:
-    """Leave what a user has: titles and addresses."""
-    rows = train_rows(world)
-    for row in rows.values():
-        row["images"] = [{"large": f"{address}/{name}"} for name in sorted(row.pop(DESCRIPTIONS_KEY))]
-    write_train_rows(world, rows)
+    described = [text for row in train_rows(world).values() for text in row[DESCRIPTIONS_KEY].values()]
     lines = [json.loads(line) for line in (world / VALID_METADATA).read_text().splitlines()]
-    for line in lines:
-        line["image"], line[DESCRIPTION_KEY] = f"{address}/{line['image_name']}", ""
-    (world / VALID_METADATA).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    described += [line[DESCRIPTION_KEY] for line in lines]
+    assert sum(map(bool, described)) > 200  # 115 came with a text
+
+
+def words(command: str) -> list[str]:
+    """A documented command without the name of the program and what is said about it."""
+    program, *rest = shlex.split(command, comments=True)
+    assert program == "lavic"
+    return rest

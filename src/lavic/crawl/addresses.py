@@ -65,7 +65,8 @@ def _is_public(address: Address) -> bool:
     """Not private, loopback, link-local, reserved or multicast, also not inside an IPv6 form of an IPv4 address."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = _embedded(address)
-        if inner is not None and not _is_public(inner):
+        # Site-local (fec0::/10) was for private networks before fc00::/7, and counts as global.
+        if address.is_site_local or (inner is not None and not _is_public(inner)):
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -81,6 +82,16 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address in ipaddress.ip_network("64:ff9b::/96"):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
+
+
+def needed_allowance(address: str) -> str:
+    """What --allow_private needs for pictures at an address, as far as it says so itself: "" if nothing."""
+    host = URL(address).host or ""
+    try:
+        literal = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return ""
+    return "" if _is_public(literal) else f"{literal}/{literal.max_prefixlen}"
 
 
 class GuardedResolver(AbstractResolver):

@@ -15,7 +15,7 @@ from lavic.errors import ConfigError
 
 DATA, PICTURES, OUTPUT, NETWORK, POLITE = "Data", "Pictures", "Output", "Network", "Safety and politeness"
 
-REPORT_NAME = "crawl_report.jsonl"
+REPORT_NAME, SKIPPED_NAME = "crawl_report.jsonl", "crawl_skipped.jsonl"
 USER_AGENT = f"lavic/{lavic.__version__} (fetches product pictures for research; obeys robots.txt as lavic)"
 
 
@@ -80,7 +80,10 @@ class CrawlSettings(Settings):
     )
     shard_size: int = setting(1000, "Pictures in a shard.", panel=OUTPUT, ge=1, le=100_000)
     report: Path | None = setting(
-        None, f"Where the row per picture goes; unset: {REPORT_NAME} beside the folder of pictures.", panel=OUTPUT
+        None,
+        f"Where the row per picture goes; unset: {REPORT_NAME} beside the folder of pictures, with --table behind the "
+        f"folder's name (photos_{REPORT_NAME}).",
+        panel=OUTPUT,
     )
     retry_failed: bool = setting(
         False, "Ask only for pictures that failed for a reason that may have passed.", panel=OUTPUT, saved=False
@@ -106,7 +109,14 @@ class CrawlSettings(Settings):
     )
     stop_share: float = setting(0.99, "What is nearly all, for --stop_after.", panel=NETWORK, gt=0.5, le=1)
     dead_after: int = setting(10, "Unanswered requests in a row that make a host dead.", panel=NETWORK, ge=1)
-    dead_pause_s: float = setting(60, "Seconds for which a dead host is left alone.", panel=NETWORK, gt=0)
+    dead_pause_s: float = setting(
+        5,
+        "Seconds for which a dead host's pictures wait; asked again in vain, twice as long, and after five pauses in a "
+        "row it is given up.",
+        panel=NETWORK,
+        gt=0,
+        le=3600,
+    )
 
     rate: float | None = setting(None, "Most requests per second to one host.", panel=POLITE, gt=0)
     user_agent: str = setting(
@@ -165,7 +175,17 @@ class CrawlSettings(Settings):
     def report_path(self) -> Path:
         """Where the row per picture goes."""
         beside = self.val_images_dir if self.valid_only else self.train_images_dir
-        return self.report if self.report is not None else beside.parent / REPORT_NAME
+        return self.report if self.report is not None else self._beside(beside, REPORT_NAME)
+
+    @property
+    def skipped_path(self) -> Path:
+        """Where the rows go that cannot be used: beside the report."""
+        return self._beside(self.report_path, SKIPPED_NAME)
+
+    def _beside(self, path: Path, name: str) -> Path:
+        """A file beside a path; tables know nothing of one another, so with them each folder has its own."""
+        prefix = f"{self.train_images_dir.absolute().name}_" if self.table is not None else ""
+        return path.parent / f"{prefix}{name}"
 
     @property
     def data_dir(self) -> Path:

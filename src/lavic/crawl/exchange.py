@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from lavic.crawl.addresses import AddressRefusedError, AddressRules, GuardedResolver
+from lavic.crawl.addresses import AddressRefusedError, AddressRules, GuardedResolver, checked_url, parsed_url
 from lavic.crawl.failures import CrawlFailure
 
 # A body that is not wanted is read all the same up to this size: the connection can then be used again.
 _DRAIN_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 30.0
+_REDIRECTS = (301, 302, 303, 307, 308)
 _DNS_CACHE_S = 300
 _GZIP_OR_ZLIB = 47  # window bits: 32 to tell by the header, 15 for the largest window
 
@@ -36,6 +37,11 @@ class Answer:
     tags: tuple[str, ...]
     body: bytes
     framed: bool
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether it names another address instead."""
+        return self.code in _REDIRECTS and "Location" in self.headers
 
 
 def open_session(rules: AddressRules, user_agent: str, workers: int, per_host: int) -> aiohttp.ClientSession:
@@ -151,3 +157,19 @@ def _failure(error: Exception, code: int | None) -> CrawlFailure:
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
         return CrawlFailure("reset", "the host broke the connection", passing=True, http_code=code)
     return CrawlFailure("bad_answer", f"no HTTP answer ({type(error).__name__})", passing=True, http_code=code)
+
+
+def redirected(url: URL, answer: Answer, rules: AddressRules, what: str = "it") -> URL:
+    """Where an answer leads on to.
+
+    Args:
+        what: that was asked for, the subject of a sentence.
+
+    Raises:
+        CrawlFailure: ``bad_url`` or ``not_allowed_address``.
+    """
+    try:
+        return checked_url(str(url.join(parsed_url(answer.headers["Location"]))), rules)
+    except CrawlFailure as failure:
+        problem = f"{what} redirects to where {failure.message}"
+        raise CrawlFailure(failure.kind, problem, http_code=answer.code) from failure

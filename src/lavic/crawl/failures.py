@@ -31,6 +31,18 @@ class CrawlFailure(Exception):  # noqa: N818, an outcome of one picture and no e
         self.retry_after_s = retry_after_s
 
 
+class Waiting(Exception):  # noqa: N818
+    """The picture's host is dead for now: it is to be asked for later, at no cost to it.
+
+    Args:
+        host: name and port.
+    """
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+
 class Stopped(Exception):  # noqa: N818
     """The run is being stopped, so the picture was given up before it was tried (again)."""
 
@@ -38,9 +50,18 @@ class Stopped(Exception):  # noqa: N818
 def http_failure(code: int, retry_after_s: float | None = None) -> CrawlFailure:
     """The failure that an answer's code means; server trouble and "too many" may pass, the rest will not."""
     passing = code in (408, 425, 429) or (code >= 500 and code not in (501, 505))
-    return CrawlFailure(
-        f"http_{code}", f"the host answered {code}", passing=passing, http_code=code, retry_after_s=retry_after_s
-    )
+    message = f"the host answered {code}{and_asked(retry_after_s)}"
+    return CrawlFailure(f"http_{code}", message, passing=passing, http_code=code, retry_after_s=retry_after_s)
+
+
+def and_asked(retry_after_s: float | None) -> str:
+    """The end of a clause about an answer: how long to wait, if the host asked for that."""
+    return "" if retry_after_s is None else f" and asked to wait {retry_after_s:.0f} s"
+
+
+#: Classes of pictures at hosts that nothing more is asked of: dead ones, and those that asked to be left alone.
+HOST_DOWN, ASKED_TO_WAIT = "host_down", "asked_to_wait"
+LEFT_ALONE = (HOST_DOWN, ASKED_TO_WAIT)
 
 
 #: What a reason that nearly all pictures share means, and what to do.
@@ -53,7 +74,8 @@ EXPLANATIONS = {
     "http_503": "The host is overloaded or blocks this crawler. Run again later with a lower --rate.",
     "dns": "No host name can be looked up. Is this machine online?",
     "connect": "No connection comes about. Is this machine online, and does it need a proxy (lavic uses none)?",
-    "host_down": "The host did not answer. Is this machine online? Run the same command again later.",
+    HOST_DOWN: "Is the host down, or is this machine offline? Run the same command again later.",
+    ASKED_TO_WAIT: "Run again later with a lower --rate and fewer --workers; a longer --max_wait_s waits for it.",
     "timeout": "The host answers too slowly. Fewer --workers or a longer --timeout_s may help.",
     "tls": "The hosts' certificates are not accepted. Is this machine's clock right, and a proxy in between?",
     "robots": "The host's robots.txt forbids this crawler. Ask its owner; --ignore_robots fetches all the same.",

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
 from yarl import URL
 
-from lavic.crawl.addresses import AddressRules, checked_url, parsed_url
+from lavic.crawl.addresses import AddressRules, checked_url
 from lavic.crawl.config import CrawlSettings
-from lavic.crawl.exchange import Answer, open_session, request
-from lavic.crawl.failures import CrawlFailure, Stopped, http_failure
-from lavic.crawl.hosts import MAX_HOSTS, Host, Hosts
-from lavic.crawl.politeness import MAX_ROBOTS_BYTES, RobotsRules, forbids_ai, parse_robots, retry_after_s
+from lavic.crawl.exchange import Answer, open_session, redirected, request
+from lavic.crawl.failures import LEFT_ALONE, CrawlFailure, Stopped, Waiting, http_failure
+from lavic.crawl.hosts import Host, Hosts
+from lavic.crawl.politeness import MAX_ROBOTS_BYTES, forbids_ai, retry_after_s
+from lavic.crawl.robots import Robots, agent_of
+from lavic.crawl.tries import Try
 
-_REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_BACKOFF_S = 60.0
+# Of so many hosts it is told that they are waited for; of more, the bar's count of waiting pictures must do.
+_MAX_TOLD = 10
 _NO_ANSWER = ("dns", "connect", "tls", "timeout", "reset")
-_ALL = RobotsRules()
 
 
 @dataclass(frozen=True)
@@ -41,47 +44,25 @@ class Fetched:
     framed: bool
 
 
-class Try:
-    """What one picture has used up: attempts, and seconds of its deadline (waiting for a turn costs none)."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self.attempts = 0
-        self.left_s = deadline_s
-
-    def spend(self, seconds: float) -> None:
-        """Take seconds off."""
-        self.left_s -= seconds
-
-    def require_time(self, needed_s: float = 0.0) -> None:
-        """Give up if the deadline is over, or would be after a wait.
-
-        Raises:
-            CrawlFailure: ``deadline``.
-        """
-        if self.left_s <= needed_s:
-            raise self.over()
-
-    def over(self) -> CrawlFailure:
-        """What to raise when the deadline is over."""
-        return CrawlFailure("deadline", f"not done within --deadline_s ({self.attempts} attempts)", passing=True)
-
-
 class Fetcher:
     """Fetches addresses with one session; use as an async context.
 
     Args:
         settings: limits and manners.
         stop: set when the run is to end; waits end at once then.
+        tell: takes a sentence about a host that is waited for.
     """
 
-    def __init__(self, settings: CrawlSettings, stop: asyncio.Event) -> None:
+    def __init__(self, settings: CrawlSettings, stop: asyncio.Event, tell: Callable[[str], None]) -> None:
         self._settings = settings
         self._stop = stop
+        self._tell = tell
+        self._told: set[str] = set()
         self._rules = AddressRules(settings.allow_private)
         self._hosts = Hosts(min(settings.per_host, settings.workers), settings.rate)
         self._slots = asyncio.Semaphore(settings.workers)
-        self._agent = settings.user_agent.split("/")[0].split()[0]
-        self._robots: OrderedDict[URL, asyncio.Task[RobotsRules]] = OrderedDict()
+        self._agent = agent_of(settings)
+        self._robots = Robots(settings, self._rules, self._hosts, self._ask_robots)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Fetcher:
@@ -91,9 +72,7 @@ class Fetcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._robots.values():
-            task.cancel()
-        await asyncio.gather(*self._robots.values(), return_exceptions=True)
+        await self._robots.close()
         if self._session is not None:
             await self._session.close()
 
@@ -106,30 +85,50 @@ class Fetcher:
 
         Raises:
             CrawlFailure: it could not be had.
+            Waiting: its host is dead for now; call again when ``is_waited_for`` says no more.
             Stopped: the run ends before it could.
         """
         url = checked_url(address, self._rules)
+        try:
+            return await self._try(url, conditions, spent)
+        finally:
+            while spent.probed:
+                spent.probed.pop().release(spent)
+
+    def is_waited_for(self, host: str) -> bool:
+        """Whether a host, by name and port, is dead for now."""
+        return self._hosts.is_waited_for(host)
+
+    async def _try(self, url: URL, conditions: dict[str, str], spent: Try) -> Fetched:
         while True:
             spent.attempts += 1
             try:
                 return await self._follow(url, conditions, spent)
+            except Waiting:
+                spent.attempts -= 1
+                raise
             except CrawlFailure as failure:
-                if not failure.passing or failure.kind in ("host_down", "deadline"):
+                if failure.kind in LEFT_ALONE:
+                    spent.attempts -= 1
                     raise
-                if spent.attempts > self._settings.retries:
+                if not failure.passing or failure.kind == "deadline" or spent.attempts > self._settings.retries:
                     raise
-                await self.back_off(spent, failure.retry_after_s)
+                await self.back_off(spent, failure)
 
-    async def back_off(self, spent: Try, asked_s: float | None = None) -> None:
+    async def back_off(self, spent: Try, failure: CrawlFailure) -> None:
         """Wait before the next attempt: as long as the host asked for, or twice as long as before, with jitter.
 
         Raises:
-            CrawlFailure: ``deadline``, as the wait would go beyond it.
+            CrawlFailure: the wait would go beyond the deadline; ``failure`` itself, if the host answered with trouble.
             Stopped: the run ends meanwhile.
         """
+        asked_s = failure.retry_after_s
         usual = min(_MAX_BACKOFF_S, self._settings.backoff_s * 2 ** (spent.attempts - 1))
         # After Retry-After all who wait would come back in the same instant.
         wait_s = usual * random.uniform(0.5, 1.5) if asked_s is None else asked_s + random.uniform(0, 0.1 * usual)
+        # What the host said tells more than that there was no time to hear it again.
+        if failure.kind.startswith("http_") and (spent.left_s <= wait_s or (asked_s or 0) > self._settings.max_wait_s):
+            raise failure
         spent.require_time(wait_s)
         spent.spend(wait_s)
         await self._sleep(wait_s)
@@ -145,23 +144,17 @@ class Fetcher:
         """One attempt, over its redirects."""
         first = url
         for _ in range(self._settings.max_redirects + 1):
+            self._host(url, spent)
             if not self._settings.ignore_robots:
                 await self._require_permission(url, spent)
             answer = await self._ask(url, conditions, spent, self._settings.max_bytes)
-            if answer.code in _REDIRECTS and "Location" in answer.headers:
-                url = self._next(url, answer)
+            if answer.leads_on:
+                url = redirected(url, answer, self._rules)
                 continue
             return self._result(answer, conditions, "" if url == first else str(url))
         raise CrawlFailure(
             "too_many_redirects", f"more than {self._settings.max_redirects} redirects", http_code=answer.code
         )
-
-    def _next(self, url: URL, answer: Answer) -> URL:
-        try:
-            return checked_url(str(url.join(parsed_url(answer.headers["Location"]))), self._rules)
-        except CrawlFailure as failure:
-            problem = f"it redirects to where {failure.message}"
-            raise CrawlFailure(failure.kind, problem, http_code=answer.code) from failure
 
     def _result(self, answer: Answer, conditions: dict[str, str], redirected_to: str) -> Fetched:
         if answer.code == 304 and not conditions:
@@ -179,15 +172,25 @@ class Fetcher:
             answer.framed,
         )
 
+    async def _require_permission(self, url: URL, spent: Try) -> None:
+        rules = await self._robots.of(url.origin(), spent)
+        if not rules.allows(url.raw_path_qs):
+            raise CrawlFailure("robots", "robots.txt forbids it")
+
+    async def _ask_robots(self, url: URL, spent: Try) -> Answer:
+        return await self._ask(url, {}, spent, MAX_ROBOTS_BYTES, cut=True)
+
     async def _ask(self, url: URL, headers: dict[str, str], spent: Try, max_bytes: int, *, cut: bool = False) -> Answer:
         """One request, when it is this one's turn."""
         assert self._session is not None
-        host = self._hosts.get(url.raw_authority)
+        host = self._host(url, spent)
         async with host.slots:
+            self._host(url, spent)  # it may have died while a place was waited for
             await self._turn(host)
             async with self._slots:
                 if self._stop.is_set():
                     raise Stopped
+                self._host(url, spent)
                 spent.require_time()
                 begun = time.monotonic()
                 timeout_s = min(self._settings.timeout_s, spent.left_s)
@@ -196,13 +199,26 @@ class Fetcher:
                         self._session, url, headers, max_bytes=max_bytes, timeout_s=timeout_s, cut=cut
                     )
                 except CrawlFailure as failure:
-                    self._note_failure(host, failure)
+                    self._note_failure(host, failure, begun)
                     raise
                 finally:
                     spent.spend(time.monotonic() - begun)
-        host.answered()
+        self._note_life(host)
         self._note_wish(host, answer)
         return answer
+
+    def _host(self, url: URL, spent: Try) -> Host:
+        """The host of an address.
+
+        Raises:
+            CrawlFailure: nothing more is asked of it.
+            Waiting: it is dead for now.
+        """
+        host = self._hosts.get(url.raw_authority)
+        host.require(spent.asker)
+        if host.prober is spent.asker and host not in spent.asker.probed:
+            spent.asker.probed.append(host)
+        return host
 
     async def _turn(self, host: Host) -> None:
         wait_s = host.wait_s()
@@ -211,11 +227,20 @@ class Fetcher:
             # All whose turn fell into a pause would come at once at its end: each takes a new turn.
             wait_s = host.wait_s() if host.paused_s() > 0 else 0.0
 
-    def _note_failure(self, host: Host, failure: CrawlFailure) -> None:
+    def _note_life(self, host: Host) -> None:
+        if host.answered() and host.name in self._told:
+            self._tell(f"{host.name} answers again.")
+
+    def _note_failure(self, host: Host, failure: CrawlFailure, begun: float) -> None:
         if failure.http_code is not None:
-            host.answered()
+            self._note_life(host)
         elif failure.kind in _NO_ANSWER:
-            host.silent(self._settings.dead_after, self._settings.dead_pause_s)
+            pause_s = host.silent(begun, self._settings.dead_after, self._settings.dead_pause_s)
+            if pause_s and (host.name in self._told or len(self._told) < _MAX_TOLD):
+                self._told.add(host.name)
+                follows = f"its pictures wait, and in {pause_s:.3g} s it is asked again" if pause_s < math.inf else ""
+                times = f"{host.name} did not answer {host.unanswered} times in a row"
+                self._tell(f"{times}: {follows or 'it is given up'}.")
 
     def _note_wish(self, host: Host, answer: Answer) -> None:
         """Retry-After concerns everyone at the host."""
@@ -226,65 +251,3 @@ class Fetcher:
             host.leave_alone(asked, f"{host.name} asked to wait {asked:.0f} s (Retry-After)")
         else:
             host.pause(asked)
-
-    # -- robots.txt ------------------------------------------------------------------------------------------
-
-    async def _require_permission(self, url: URL, spent: Try) -> None:
-        rules = await self._robots_rules(url.origin(), spent)
-        if not rules.allows(url.raw_path_qs):
-            raise CrawlFailure("robots", "robots.txt forbids it")
-
-    async def _robots_rules(self, origin: URL, spent: Try) -> RobotsRules:
-        """A host's rules, kept or read; waiting for them costs a picture its time."""
-        task = self._robots.get(origin)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            # One request for all who wait; a failure is not kept, as the host may come back.
-            task = self._robots[origin] = asyncio.create_task(self._read_robots(origin))
-            if len(self._robots) > MAX_HOSTS:
-                self._forget_rules()
-        begun = time.monotonic()
-        try:
-            async with asyncio.timeout(spent.left_s):
-                return await asyncio.shield(task)
-        except TimeoutError as error:
-            raise spent.over() from error
-        finally:
-            spent.spend(time.monotonic() - begun)
-
-    def _forget_rules(self) -> None:
-        """Forget the rules that were read first; those that are being read are waited for."""
-        oldest = next((origin for origin, task in self._robots.items() if task.done()), None)
-        if oldest is not None and not (task := self._robots.pop(oldest)).cancelled():
-            task.exception()  # looked at, or asyncio complains when all who waited for it gave up before
-
-    async def _read_robots(self, origin: URL) -> RobotsRules:
-        """A host's rules; a page that does not exist (4xx) allows all, one that cannot be read allows nothing yet.
-
-        Raises:
-            CrawlFailure: the host does not answer, or with server trouble.
-        """
-        url = origin.with_path("/robots.txt")
-        spent = Try(self._settings.deadline_s)
-        for _ in range(self._settings.max_redirects + 1):
-            answer = await self._ask(url, {}, spent, MAX_ROBOTS_BYTES, cut=True)
-            if answer.code not in _REDIRECTS or "Location" not in answer.headers:
-                break
-            url = self._next(url, answer)
-        if answer.code == 429 or answer.code >= 500:
-            asked = retry_after_s(answer.headers.get("Retry-After"))
-            raise CrawlFailure(
-                f"http_{answer.code}",
-                f"the host answered {answer.code} for its robots.txt",
-                passing=True,
-                http_code=answer.code,
-                retry_after_s=asked,
-            )
-        if answer.code != 200:
-            return _ALL
-        rules = parse_robots(answer.body.decode("utf-8", "replace"), self._agent)
-        host, delay_s = self._hosts.get(origin.raw_authority), rules.crawl_delay_s
-        if delay_s > self._settings.max_wait_s:
-            host.leave_alone(delay_s, f"{host.name} asks for {delay_s:.0f} s between requests (robots.txt)")
-        else:
-            host.interval_s = max(host.interval_s, delay_s)
-        return rules

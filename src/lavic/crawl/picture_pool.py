@@ -180,7 +180,7 @@ class PicturePool:
 
     async def __aenter__(self) -> PicturePool:
         # They must be ready: a good picture that waits for its process would be counted after a hundred failures.
-        greeting: dict[str, Any] = {"path": "", "back": False}
+        greeting: dict[str, Any] = {"path": "", "back": False, "look": False}
         try:
             await asyncio.gather(*(process.ask(greeting, b"", DECODE_TIMEOUT_S) for process in self._processes))
         except _Died as error:
@@ -193,13 +193,23 @@ class PicturePool:
         await asyncio.gather(*(process.close() for process in (*self._processes, self._alone)))
 
     async def store(self, data: bytes, path: Path | None, *, back: bool = False) -> Stored:
-        """Decode a picture and store it under ``path``, whole or not at all; without a path only decode.
+        """Decode a picture and store it under ``path``, whole or not at all; without a path only decode and encode.
 
         Raises:
             CrawlFailure: it cannot be decoded.
             OutputError: it cannot be written.
         """
-        head = {"path": str(path) if path is not None else "", "back": back}
+        return await self._give({"path": str(path) if path is not None else "", "back": back, "look": False}, data)
+
+    async def look(self, data: bytes) -> Stored:
+        """Decode a picture that is stored already, to see that it is whole.
+
+        Raises:
+            CrawlFailure: it is not.
+        """
+        return await self._give({"path": "", "back": False, "look": True}, data)
+
+    async def _give(self, head: dict[str, Any], data: bytes) -> Stored:
         process = await self._free.get()
         try:
             answer, stored = await process.ask(head, data, self._timeout_s)

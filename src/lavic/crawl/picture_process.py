@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from lavic.crawl.frames import PREFIX, frame
 from lavic.crawl.group_writes import write_group
-from lavic.crawl.pictures import Prepared, Wanted, prepare
+from lavic.crawl.pictures import Prepared, Wanted, look, prepare
 from lavic.errors import ImageError
 
 # More are not ready at a time: the crawl gives a process no more ahead.
@@ -32,8 +32,9 @@ Ready = tuple[int, Path, Prepared]
 def serve(connection: socket.socket, wanted: Wanted) -> None:
     """Answer jobs until there are no more, each with its number, maybe in another order.
 
-    A job is ``{"job": number, "path": where to store, or "", "back": whether the bytes are wanted back}`` and the
-    bytes. While one thread decodes, another stores what is ready, in groups: see ``group_writes``.
+    A job is the bytes and ``{"job": number, "path": where to store, or "", "back": whether the bytes are wanted back,
+    "look": whether it is stored already and only looked at}``. While one thread decodes, another stores what is ready,
+    in groups: see ``group_writes``.
     """
     sending = threading.Lock()
 
@@ -51,7 +52,7 @@ def serve(connection: socket.socket, wanted: Wanted) -> None:
             while (received := _receive(stream)) is not None:
                 job, data = received
                 try:
-                    prepared = prepare(data, wanted)
+                    prepared = (look if job["look"] else prepare)(data, wanted)
                 except ImageError as error:
                     answer(job["job"], {"image_error": error.problem})
                     continue

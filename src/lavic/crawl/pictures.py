@@ -66,6 +66,16 @@ def prepare(data: bytes, wanted: Wanted) -> Prepared:
     return Prepared(stream.getvalue(), image.width, image.height, as_it_came=False)
 
 
+def look(data: bytes, wanted: Wanted) -> Prepared:
+    """Decode all of a picture that is stored already; it stays as it is.
+
+    Raises:
+        ImageError: it cannot be decoded, or only in part.
+    """
+    image = decode_image(data, max_pixels=wanted.max_pixels)
+    return Prepared(data, image.width, image.height, as_it_came=True)
+
+
 def is_plain_jpeg(data: bytes) -> bool:
     """Whether decoded bytes are one JPEG from the first to the last byte, grey or RGB, that no EXIF turns.
 

@@ -16,6 +16,7 @@ import numpy as np
 from lavic.crawl.config import CrawlSettings
 from lavic.crawl.targets import Target, category_ids, read_targets
 from lavic.errors import NothingLeftError
+from lavic.rows import REPEATED_KEY
 from lavic.skipped import SkipLog
 
 
@@ -34,6 +35,8 @@ class Plan:
         repeated: marks of names that stand more than once.
         limit: only pictures whose mark with the sample's seed is at most this; None takes all.
         ids: only these items; None takes all.
+        unusable: rows of the metadata that name no picture, but should.
+        undescribed: whether one of the metadata files has no description at all.
     """
 
     settings: CrawlSettings
@@ -41,6 +44,8 @@ class Plan:
     repeated: frozenset[int]
     limit: int | None
     ids: frozenset[str] | None
+    unusable: int
+    undescribed: bool
 
     def targets(self) -> Iterator[Target]:
         """The pictures, in file order, each name once."""
@@ -65,9 +70,13 @@ def make_plan(settings: CrawlSettings, skipped: SkipLog) -> Plan:
         NothingLeftError: there is no picture in it.
     """
     ids = category_ids(settings.data_dir, settings.category, skipped) if settings.category else None
+    # What is listed until here are conversations; and a key that stands twice costs no picture.
+    before = _unusable(skipped)
     marks, lots = array("Q"), array("Q")
+    described: dict[str, bool] = {}
     for target in read_targets(settings, skipped, ids):
         marks.append(mark_of(target.key))
+        described[target.split] = target.described or described.get(target.split, False)
         if settings.sample is not None:
             lots.append(mark_of(target.key, settings.seed))
     if not marks:
@@ -83,4 +92,9 @@ def make_plan(settings: CrawlSettings, skipped: SkipLog) -> Plan:
         total = settings.sample
         # The pictures with the smallest numbers are a sample that neither order nor repetition changes.
         limit = int(np.unique(np.frombuffer(lots, dtype=np.uint64))[total - 1])
-    return Plan(settings, total, repeated, limit, ids)
+    undescribed = not all(described.values())
+    return Plan(settings, total, repeated, limit, ids, _unusable(skipped) - before, undescribed)
+
+
+def _unusable(skipped: SkipLog) -> int:
+    return skipped.count - skipped.by_reason[REPEATED_KEY]

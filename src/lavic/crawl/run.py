@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shlex
 import shutil
 import signal
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 from lavic.console import Console, Outcome
 from lavic.crawl.config import CrawlSettings
+from lavic.crawl.failures import explanation
 from lavic.crawl.fetching import Fetcher
 from lavic.crawl.picture_pool import PicturePool
 from lavic.crawl.pictures import Wanted
@@ -25,12 +27,14 @@ from lavic.crawl.storage import FileStorage, ShardStorage, Storage, image_folder
 from lavic.crawl.tally import Tally
 from lavic.crawl.targets import require_files
 from lavic.errors import ConfigError
+from lavic.layout import DataPaths
 from lavic.rendering import duration
 from lavic.skipped import SkipLog, most_frequent
 
-SKIPPED_NAME = "crawl_skipped.jsonl"
 # Files that are open besides the connections and one socket to each picture process.
 _OTHER_FILES = 64
+# Hosts that were given up; of more their number is told.
+_MAX_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class _Ended:
 
 
 def run(settings: CrawlSettings, console: Console) -> Outcome:
-    """Fetch what is missing; exit code 0 if all is there in the end, 1 if some is not.
+    """Fetch what is missing; exit code 0 if all is there in the end, 1 if some is not or rows could not be used.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; all that was finished is kept and reported.
@@ -56,7 +60,7 @@ def run(settings: CrawlSettings, console: Console) -> Outcome:
         folders = image_folders(settings)
         lock_folders(folders, stack)
         report = stack.enter_context(Report(settings.report_path))
-        skipped = stack.enter_context(SkipLog(settings.report_path.with_name(SKIPPED_NAME)))
+        skipped = stack.enter_context(SkipLog(settings.skipped_path))
         plan = make_plan(settings, skipped)
         _tell_skipped(skipped, console)
         storage: Storage = FileStorage(folders)
@@ -68,6 +72,7 @@ def run(settings: CrawlSettings, console: Console) -> Outcome:
         raise KeyboardInterrupt
     if ended.hopeless:
         console.warn(ended.hopeless)
+    _tell_left_alone(tally, console)
     return _outcome(plan, tally, ended.seconds, stopped=bool(ended.hopeless))
 
 
@@ -78,14 +83,18 @@ async def _crawl(plan: Plan, storage: Storage, report: Report, tally: Tally, con
     wanted = Wanted(settings.longest_side, settings.quality, settings.reencode, settings.max_pixels)
     # On 80 columns there is room for one reason beside the bar.
     reasons = 1 if console.stderr.isatty() and shutil.get_terminal_size().columns < 110 else 3
+    waited = False
     with console.progress("Fetching", plan.total) as progress:
 
-        def done() -> None:
-            progress.advance(1, **tally.fields(reasons))
+        def done(pictures: int) -> None:
+            nonlocal waited
+            waited = waited or pipeline.waiting > 0
+            waiting = {"waiting": pipeline.waiting} if waited else {}
+            progress.advance(pictures, **tally.fields(reasons), **waiting)
 
         pipeline = Pipeline(settings, storage, report, tally, done, stop)
         interrupted = _on_signals(stop, pipeline, console.warn)
-        async with PicturePool(wanted, processes) as pool, Fetcher(settings, stop) as fetcher:
+        async with PicturePool(wanted, processes) as pool, Fetcher(settings, stop, console.info) as fetcher:
             begun = time.monotonic()
             await pipeline.run(plan.targets(), fetcher, pool, processes)
             seconds = time.monotonic() - begun
@@ -140,6 +149,15 @@ def _tell_skipped(skipped: SkipLog, console: Console) -> None:
         console.info(f"{times:,} {note}.")
 
 
+def _tell_left_alone(tally: Tally, console: Console) -> None:
+    told = tally.left_alone.most_common(_MAX_TOLD)
+    for (reason, sentence), pictures in told:
+        console.warn(f"{sentence}, so {pictures:,} of its pictures were given up. {explanation(reason)}")
+    if len(tally.left_alone) > len(told):
+        more = tally.left_alone.total() - sum(pictures for _, pictures in told)
+        console.warn(f"{more:,} pictures of {len(tally.left_alone) - len(told):,} more hosts were given up likewise.")
+
+
 def _outcome(plan: Plan, tally: Tally, seconds: float, *, stopped: bool) -> Outcome:
     settings, by_status = plan.settings, tally.by_status
     there = by_status[OK] + by_status[PRESENT] + by_status[UNCHANGED] + by_status[KEPT]
@@ -160,20 +178,46 @@ def _outcome(plan: Plan, tally: Tally, seconds: float, *, stopped: bool) -> Outc
     }
     if not by_status[UNCHANGED] and not settings.refresh:
         del summary["unchanged"]
+    if plan.unusable:
+        summary["unusable_rows"] = plan.unusable
     if by_status[NOT_ASKED]:
         summary["not_asked"] = by_status[NOT_ASKED]
+        summary["never_asked"] = tally.never_asked
     if not stopped:
         del summary["stopped_early"]
-    return Outcome(summary, exit_code=1 if missing else 0, next_step=_next_step(plan, tally, missing, stopped))
+    next_step = _next_step(plan, tally, missing, stopped)
+    return Outcome(summary, exit_code=1 if missing or plan.unusable else 0, next_step=next_step)
 
 
 def _next_step(plan: Plan, tally: Tally, missing: int, stopped: bool) -> str:
+    settings, never = plan.settings, tally.never_asked
     if stopped:
         return "Next: mend the cause, then run the same command again; it fetches only what is missing."
+    parts = []
     if tally.passing:
-        return (
-            f"Next: the same command with --retry_failed asks again for {tally.passing:,} whose reason may have passed."
-        )
-    if missing:
-        return f"{plan.settings.report_path} says why each is missing; training leaves those out."
-    return "All pictures are there. Next: lavic check"
+        again = f"asks again for {tally.passing:,} whose reason may have passed."
+        parts.append(f"Next: the same command with --retry_failed {again}")
+    if never:
+        parts.append(f"{never:,} were never asked for: run the same command without --retry_failed.")
+    if missing > never and not tally.passing:
+        each = "each of the others" if never else "each"
+        parts.append(f"{settings.report_path} says why {each} is missing; training leaves those out.")
+    if parts:
+        return " ".join(parts)
+    rows = f"{plan.unusable:,} {'row' if plan.unusable == 1 else 'rows'} that cannot be used"
+    ending = f"All pictures are there but those of {rows}: see {settings.skipped_path}."
+    ending = ending if plan.unusable else "All pictures are there."
+    following = _following(plan)
+    return f"{ending} Next: {following}" if following else ending
+
+
+def _following(plan: Plan) -> str:
+    """The command that can use the pictures; none reads shards, or a table."""
+    settings = plan.settings
+    if settings.output == "webdataset" or settings.table is not None:
+        return ""
+    flags = " ".join(f"--{name} {shlex.quote(str(getattr(settings, name)))}" for name in DataPaths.__annotations__)
+    if not plan.undescribed:
+        return f"lavic check {flags}"
+    only = " --train_only" if settings.train_only else " --valid_only" if settings.valid_only else ""
+    return f"lavic describe {flags}{only}"

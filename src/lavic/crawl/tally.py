@@ -20,6 +20,8 @@ class Tally:
     Attributes:
         by_status: ``ok``, ``present``, ``unchanged``, ``kept``, ``failed``, ``not_asked`` -> pictures.
         by_reason: class of failure -> pictures.
+        left_alone: class and sentence of a host that nothing more was asked of -> pictures that failed of it.
+        never_asked: pictures that ``--retry_failed`` left out and no earlier run has a row of.
         passing: failed pictures whose reason may have passed.
         downloaded_bytes: of pictures that came whole.
     """
@@ -27,6 +29,8 @@ class Tally:
     def __init__(self, stop_after: int, stop_share: float) -> None:
         self.by_status: Counter[str] = Counter()
         self.by_reason: Counter[str] = Counter()
+        self.left_alone: Counter[tuple[str, str]] = Counter()
+        self.never_asked = 0
         self.passing = 0
         self.downloaded_bytes = 0
         self._stop_share = stop_share
@@ -47,6 +51,12 @@ class Tally:
             self._lately_by_reason[reason] += 1
             if len(self._lately) > self._stop_after:
                 self._lately_by_reason[self._lately.popleft()] -= 1
+
+    def count_left_alone(self, reason: str, sentence: str) -> None:
+        """Count a picture of a host that nothing more is asked of."""
+        if (reason, sentence) not in self.left_alone and len(self.left_alone) >= MAX_REASONS:
+            sentence = "more hosts could not be asked"
+        self.left_alone[reason, sentence] += 1
 
     def hopeless(self, undecided: int = 0) -> str:
         """Why it is pointless to go on, some sentences; "" while it is not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lavic.errors import InputError
 from lavic.files import safe_name
 from lavic.formats import image_address, item_id_of, item_rows
 from lavic.layout import SPLIT_NAMES, picture_name, split_files
-from lavic.rows import PublicRow, check_row, name_problem, read_rows
+from lavic.rows import PublicRow, check_row, name_problem, read_rows, text_problem
 from lavic.skipped import SkipLog
 
 TRAIN, VALID, TABLE = "train", "valid", "table"
@@ -29,6 +29,7 @@ class Target:
     Attributes:
         split: ``train``, ``valid`` or ``table``: which folder it goes to.
         url: "" where the metadata has none.
+        described: whether the metadata describes it (an item: any of its pictures).
         url_key: under which key or in which column the address stood.
     """
 
@@ -37,6 +38,7 @@ class Target:
     image_name: str
     url: str
     url_key: str
+    described: bool = False
 
     @property
     def key(self) -> str:
@@ -48,6 +50,7 @@ class _ItemPictures(PublicRow):
     """What a crawl reads of an item in ``item2meta_train.json``."""
 
     images: list[Any] | None = None
+    image_descriptions_llava_cleaned: Any = None
 
 
 class _ImageRow(PublicRow):
@@ -55,6 +58,7 @@ class _ImageRow(PublicRow):
 
     image_name: str
     image: str | None = None
+    image_description_llava_cleaned: Any = None
 
 
 def read_targets(settings: CrawlSettings, skipped: SkipLog, ids: frozenset[str] | None = None) -> Iterator[Target]:
@@ -101,12 +105,15 @@ def require_files(settings: CrawlSettings) -> None:
 def _train_targets(path: Path, images_per_item: int | None, skipped: SkipLog) -> Iterator[Target]:
     # Each time that an item stands there: the plan, which takes less memory, finds names that repeat.
     for item_id, row, _ in item_rows(path, _ItemPictures, skipped, once=False):
+        texts = row.image_descriptions_llava_cleaned
+        described = isinstance(texts, dict) and any(not text_problem(text) for text in texts.values())
         if not row.images:
             skipped.note("items without pictures")
         for number, entry in enumerate((row.images or [])[:images_per_item]):
             url, url_key = image_address(entry)
             place = (path, f"item {item_id}", skipped)
-            yield from _named(TRAIN, item_id, picture_name(item_id, number), url, url_key, place)
+            target = Target(TRAIN, item_id, picture_name(item_id, number), url, url_key, described)
+            yield from _named(target, place)
 
 
 def _valid_targets(path: Path, images_per_item: int | None, skipped: SkipLog) -> Iterator[Target]:
@@ -123,7 +130,9 @@ def _valid_targets(path: Path, images_per_item: int | None, skipped: SkipLog) ->
             if len(names) >= images_per_item and row.image_name not in names:
                 continue
             names.add(row.image_name)
-        yield from _named(VALID, item_id, row.image_name, row.image or "", "image", (path, place, skipped))
+        described = not text_problem(row.image_description_llava_cleaned)
+        target = Target(VALID, item_id, row.image_name, row.image or "", "image", described)
+        yield from _named(target, (path, place, skipped))
 
 
 def _table_targets(path: Path, settings: CrawlSettings, skipped: SkipLog) -> Iterator[Target]:
@@ -132,19 +141,17 @@ def _table_targets(path: Path, settings: CrawlSettings, skipped: SkipLog) -> Ite
         item_id = item_id_of(name) if is_file_name else name
         for number, url in enumerate(urls[: 1 if is_file_name else settings.images_per_item]):
             image_name = name if is_file_name else picture_name(name, number)
-            yield from _named(TABLE, item_id, image_name, url, settings.url_column, (path, place, skipped))
+            yield from _named(Target(TABLE, item_id, image_name, url, settings.url_column), (path, place, skipped))
 
 
-def _named(
-    split: str, item_id: str, image_name: str, url: str, url_key: str, place: tuple[Path, str, SkipLog]
-) -> Iterator[Target]:
+def _named(target: Target, place: tuple[Path, str, SkipLog]) -> Iterator[Target]:
     """The target, if its name can name a file."""
-    reason = name_problem(image_name)
+    reason = name_problem(target.image_name)
     if reason:
         path, where, skipped = place
         skipped.add(file=path, where=where, key="image_name", reason=reason)
     else:
-        yield Target(split, item_id, image_name, url, url_key if url else "")
+        yield target if target.url else replace(target, url_key="")
 
 
 def category_ids(data_dir: Path, category: str, skipped: SkipLog) -> frozenset[str]:

@@ -71,6 +71,8 @@ def read_meta(path: Path, skipped: SkipLog) -> Iterator[MetaRow]:
 def as_item(meta: MetaRow, images_per_item: int, path: Path, skipped: SkipLog) -> dict[str, Any] | None:
     """A row as an item of ``item2meta_train.json``, without image descriptions yet; None if it is left out.
 
+    ``images`` is empty where no entry has an address that can be used.
+
     Args:
         images_per_item: pictures to keep, in the row's order; entry i of ``images`` is the file ``ID_i.jpg``.
     """
@@ -79,8 +81,6 @@ def as_item(meta: MetaRow, images_per_item: int, path: Path, skipped: SkipLog) -
     if row is not None:
         key, reason = "title", surrogate_problem(row.title or "")
         images = _images(row.images or [], images_per_item, skipped)
-        if not reason and not images:
-            key, reason = "images", NO_PICTURE
     if row is None or reason:
         skipped.add(file=path, where=meta.where, key=key, reason=reason)
         return None

@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from lavic.conversations import write_conversations
-from lavic.data.amazon import addresses, as_item, read_meta
-from lavic.data.build_rows import Row, assign_splits, chosen_conversations, conversation_sources, read_all
+from lavic.data.amazon import NO_PICTURE, addresses, as_item, read_meta
+from lavic.data.build_rows import (
+    Row,
+    assign_splits,
+    chosen_conversations,
+    conversation_sources,
+    poor_candidates,
+    read_all,
+)
 from lavic.data.config import BuildSettings
 from lavic.data.lots import Lots
-from lavic.data.outputs import marked_category, refuse_sources_inside
+from lavic.data.outputs import Output, output_of, refuse_sources_inside
 from lavic.data.splits import choose_valid, picture_groups
 from lavic.errors import ConfigError, NothingLeftError
-from lavic.files import FolderLock, json_line, output_error, part_of, prepare_marked, read_jsonl, write_json
+from lavic.files import json_line, output_error, part_of, read_jsonl
 from lavic.formats import NO_TITLE_NOTE, Item, ItemImage, write_train_metadata, write_valid_metadata
 from lavic.layout import TRAIN_METADATA, VALID_METADATA, picture_name
 from lavic.rows import name_problem
@@ -75,14 +82,10 @@ def build_dataset(settings: BuildSettings, *, advance: Callable[[], object] = la
     output_dir = settings.output_dir
     refuse_sources_inside(output_dir, [settings.meta, settings.conversations])
     outputs: tuple[str, ...] = (MARKER, TRAIN_METADATA, VALID_METADATA, category, "skipped.jsonl", _SPOOL)
-    with FolderLock(output_dir):
-        outputs += marked_category(output_dir, MARKER)
-        prepare_marked(output_dir, MARKER, outputs, "a data set built earlier", overwrite=settings.overwrite)
-        chosen = json.loads(settings.model_dump_json(exclude={"overwrite", "output_dir"})) | {"category": category}
-        write_json(output_dir / MARKER, {"complete": False, **chosen})
-        with SkipLog(output_dir / "skipped.jsonl") as skipped:
-            counts = _build(settings, category, sources, skipped, advance)
-        write_json(output_dir / MARKER, {"complete": True, **chosen, **counts})
+    chosen = json.loads(settings.model_dump_json(exclude={"overwrite", "output_dir"})) | {"category": category}
+    with output_of(output_dir, outputs, "a data set built earlier", overwrite=settings.overwrite) as output:
+        counts = _build(settings, chosen, sources, output, advance)
+        output.finish(counts)
     return counts
 
 
@@ -98,15 +101,16 @@ def _category(settings: BuildSettings) -> str:
 
 def _build(
     settings: BuildSettings,
-    category: str,
+    chosen: dict[str, Any],
     sources: dict[str, Path],
-    skipped: SkipLog,
+    output: Output,
     advance: Callable[[], object],
 ) -> dict[str, Any]:
+    skipped, category = output.skipped, chosen["category"]
     rows = read_all(sources, skipped)
     if not rows:
         raise NothingLeftError("no conversation can be used", where=str(settings.conversations))
-    mentioned = {item_id for row in rows for item_id in (*row.needed, *row.mentioned)}
+    mentioned = {item_id for row in rows for item_id in (*row.right, *row.candidates, *row.mentioned)}
     output_dir, left_out = settings.output_dir, Counter[str]()
     spool = part_of(output_dir / _SPOOL)
     try:
@@ -114,6 +118,7 @@ def _build(
         shares = (settings.valid_share, settings.test_share, settings.seed)
         splits = assign_splits(rows, catalogue.pictures, *shares, left_out)
         valid_ids = _valid_ids(settings, catalogue)
+        output.begin(chosen)
         _write_items(output_dir, catalogue, valid_ids)
     finally:
         with contextlib.suppress(OSError):
@@ -125,11 +130,13 @@ def _build(
         "category": category,
         "items": {"train": len(catalogue.pictures) - len(valid_ids), "valid": len(valid_ids)},
         "pictures": {"train": in_all - in_valid, "valid": in_valid},
+        "items_without_picture": sum(not each for each in catalogue.pictures.values()),
         "items_mentioned": catalogue.mentioned,
         "items_mentioned_without_metadata": len(mentioned) - catalogue.mentioned,
         "titles_missing": skipped.notes[NO_TITLE_NOTE],
         "conversations": {split: len(each) for split, each in splits.items()},
         "conversations_left_out": dict(left_out.most_common()),
+        "candidates": poor_candidates(chain.from_iterable(splits.values()), catalogue.pictures),
         "leaks": leaks,
         "skipped": skipped.count,
     }
@@ -155,6 +162,9 @@ def _collect(
                 item = as_item(meta, settings.images_per_item, settings.meta, skipped)
                 if item is None:
                     continue
+                if not wanted and not item["images"]:
+                    skipped.add(file=settings.meta, where=meta.where, key="images", reason=NO_PICTURE)
+                    continue
                 pictures = [[_hash(url) for url in addresses(entry)] for entry in item["images"]]
                 if wanted:
                     catalogue.pictures[meta.item_id] = pictures
@@ -176,11 +186,13 @@ def _hash(url: str) -> bytes:
 
 
 def _valid_ids(settings: BuildSettings, catalogue: Catalogue) -> set[str]:
+    # A row of the validation file is a picture: an item without one stands in the training file.
+    pictured = {item_id: each for item_id, each in catalogue.pictures.items() if each}
     # Of two items with the same picture one may lack its large address.
-    groups = picture_groups({item_id: chain.from_iterable(each) for item_id, each in catalogue.pictures.items()})
+    groups = picture_groups({item_id: chain.from_iterable(each) for item_id, each in pictured.items()})
     if len(groups) < 2:
-        problem = f"{len(catalogue.pictures)} items cannot be divided into training and validation"
-        because = "" if len(catalogue.pictures) < 2 else ": they share their pictures"
+        problem = f"{len(pictured)} items with pictures cannot be divided into training and validation"
+        because = "" if len(pictured) < 2 else ": they share their pictures"
         raise NothingLeftError(problem + because, where=str(settings.meta), remedy="Give more --extra_items.")
     return choose_valid(groups, settings.valid_share, settings.seed)
 

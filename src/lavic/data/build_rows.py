@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from lavic.skipped import SkipLog
 
 #: A post that stands in two splits stays in the first of these, so that a published test set stays whole.
 _STRONGEST = ("test", "valid", "train")
-NO_METADATA = "an item that the conversation needs has no usable metadata"
+NO_METADATA = "a right item has no usable metadata"
+NO_PICTURE = "a right item has no picture"
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class Row:
     Attributes:
         split: where it stands, "" if it is yet to be split.
         index: its place among the usable rows of its file.
-        needed: right items and candidates.
-        mentioned: what else its ``context_items`` name.
+        right: right items, without which the row is of no use.
+        candidates: what else its lists name.
+        mentioned: what its ``context_items`` name.
         post: hash of its opening post.
     """
 
     path: Path
     split: str
     index: int
-    needed: tuple[str, ...]
+    right: tuple[str, ...]
+    candidates: tuple[str, ...]
     mentioned: tuple[str, ...]
     post: bytes
 
@@ -84,27 +87,38 @@ def _mark(row: Conversation) -> bytes:
 
 
 def _row(path: Path, split: str, index: int, row: Conversation) -> Row:
-    return Row(path, split, index, row.needed_ids, row.context_items, opening_post(row.context))
+    candidates = tuple(item_id for item_id in row.needed_ids if item_id not in row.ground_truth)
+    right = tuple(dict.fromkeys(row.gt_items))
+    return Row(path, split, index, right, candidates, row.context_items, opening_post(row.context))
 
 
 def assign_splits(
     rows: list[Row],
-    catalogue: Container[str],
+    pictures: Mapping[str, Sized],
     valid_share: float,
     test_share: float,
     seed: int,
     left_out: Counter[str],
 ) -> dict[str, list[Row]]:
-    """Split -> rows whose items are all in the catalogue; no opening post stands in two splits.
+    """Split -> rows whose right items are all known and have pictures; no opening post stands in two splits.
+
+    A candidate needs neither: what trains and evaluates shows it by ID and title, or by ID alone, and counts it.
+
+    Args:
+        pictures: ID -> pictures of each item that has metadata.
 
     Raises:
         NothingLeftError: nothing to split, or too little.
     """
-    usable = [row for row in rows if all(item_id in catalogue for item_id in row.needed)]
-    if len(usable) < len(rows):
-        left_out[NO_METADATA] += len(rows) - len(usable)
+    usable = []
+    for row in rows:
+        reason = _lacks(row, pictures)
+        if reason:
+            left_out[reason] += 1
+        else:
+            usable.append(row)
     if not usable:
-        problem = f"of {len(rows)} conversations none has all its items in the metadata"
+        problem = f"of {len(rows)} conversations none has all its right items, with pictures, in the metadata"
         raise NothingLeftError(problem, where="--conversations", remedy="Is --meta of the same category?")
     posts = Counter(row.post for row in usable)
     if usable[0].split:
@@ -121,6 +135,21 @@ def assign_splits(
         else:
             left_out[f"its opening post stands in {owner[row.post]}.jsonl too"] += 1
     return {split: each for split, each in splits.items() if each}
+
+
+def _lacks(row: Row, pictures: Mapping[str, Sized]) -> str:
+    """Why a row cannot be used, or ""."""
+    if any(item_id not in pictures for item_id in row.right):
+        return NO_METADATA
+    return "" if all(len(pictures[item_id]) for item_id in row.right) else NO_PICTURE
+
+
+def poor_candidates(rows: Iterable[Row], pictures: Mapping[str, Sized]) -> dict[str, int]:
+    """How many items that stand among candidates only lack metadata, or a picture."""
+    named = {item_id for row in rows for item_id in row.candidates}
+    known = named & pictures.keys()
+    without_picture = sum(1 for item_id in known if not len(pictures[item_id]))
+    return {"without_metadata": len(named) - len(known), "without_picture": without_picture}
 
 
 def chosen_conversations(rows: list[Row], leaks: Counter[str]) -> Iterator[Conversation]:

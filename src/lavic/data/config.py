@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import field_validator
 
 from lavic.config import Settings, setting
 from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
@@ -133,4 +136,20 @@ class ConvertSettings(Settings):
         "both",
         "A catalogue's text to learn from: the seller's descriptions, the captions, or both (captions first).",
     )
+    keep_without_text: bool = setting(
+        False,
+        "Keep a catalogue's pictures without a text too, with an empty description, which lavic describe fills in.",
+    )
+    served_at: str | None = setting(
+        None,
+        "Address from which you will serve a catalogue's pictures (http://127.0.0.1:8000): they come to pictures/, and "
+        "the metadata hold their addresses, for lavic crawl.",
+    )
     overwrite: bool = setting(False, "Replace the data that --output_dir holds.", saved=False)
+
+    @field_validator("served_at")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
+            raise ValueError(f"{value!r} is not an address; write http://127.0.0.1:8000")
+        return value

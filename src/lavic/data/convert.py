@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
-from lavic.data.outputs import CONVERTED_MARKER, prepare_conversion
+from lavic.data.outputs import EARLIER_CONVERSION, SERVED, because_of, converted, output_of
 from lavic.errors import ConfigError, InputError, NothingLeftError, OutputError
-from lavic.files import FolderLock, atomic_path, open_regular, safe_join, write_json
+from lavic.files import atomic_path, open_regular, safe_join
 from lavic.formats import Item, ItemImage, title_of, write_train_metadata, write_valid_metadata
-from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
+from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA, picture_name
 from lavic.rows import PublicRow, check_row, name_problem, read_rows, surrogate_problem, text_problem
 from lavic.skipped import SkipLog
 
@@ -24,7 +25,8 @@ class ConvertResult:
     """What a conversion wrote.
 
     Attributes:
-        without_text: pictures left out because neither a caption nor a seller's description goes with them.
+        without_text: pictures with which neither a caption nor a seller's description goes: left out, or kept with an
+            empty description.
         skipped: rows and pictures that could not be used, listed in ``skipped.jsonl``.
     """
 
@@ -55,11 +57,16 @@ class CaptionRow(PublicRow):
 
 @dataclass(frozen=True)
 class _Product:
-    """A product with those of its pictures that can be used: image_name -> image_description."""
+    """A product with those of its pictures that can be used: image_name -> image_description, which may be empty."""
 
     item_id: str
     title: str
     descriptions: dict[str, str]
+
+    def addressed(self, served_at: str) -> Iterator[tuple[str, str, str]]:
+        """Name under which a picture will be crawled, its address, its description."""
+        for number, (name, text) in enumerate(self.descriptions.items()):
+            yield picture_name(self.item_id, number), f"{served_at.rstrip('/')}/{quote(name)}", text
 
 
 def convert_catalogue(
@@ -69,6 +76,8 @@ def convert_catalogue(
     valid_share: float = 0.25,
     text: TextSource = "both",
     *,
+    keep_without_text: bool = False,
+    served_at: str | None = None,
     overwrite: bool = False,
 ) -> ConvertResult:
     """Bring a catalogue into the public format.
@@ -84,11 +93,14 @@ def convert_catalogue(
         seed: chooses the validation products.
         valid_share: of the products; each side gets at least one.
         text: which of the two texts to use.
+        keep_without_text: keep pictures without one, with an empty description, for a teacher to describe.
+        served_at: the address of the pictures, which then all lie in ``pictures/`` and are named ``ID_i.jpg`` in the
+            metadata, as crawling them will.
         overwrite: replace an earlier conversion.
 
     Raises:
         InputError: a source file cannot be used.
-        NothingLeftError: fewer than two products have a usable picture with a text.
+        NothingLeftError: fewer than two products have a usable picture, with a text unless those without are kept.
         ConfigError: ``valid_share`` is not between 0 and 1.
         OutputError: the output folder holds something else, or cannot be written.
     """
@@ -99,42 +111,55 @@ def convert_catalogue(
         raise InputError("there is no such folder", where=str(source_dir))
     if output_dir.resolve() == source_dir.resolve():
         raise OutputError("the output folder is the source itself", where=str(output_dir))
-    with FolderLock(output_dir):
-        prepare_conversion(output_dir, overwrite=overwrite)
-        settings = {"source_dir": str(source_dir), "seed": seed, "valid_share": valid_share, "text": text}
-        write_json(output_dir / CONVERTED_MARKER, settings)
-        with SkipLog(output_dir / "skipped.jsonl") as skipped:
-            return _convert(source_dir, output_dir, seed, valid_share, text, skipped)
+    settings = {"source_dir": str(source_dir), "seed": seed, "valid_share": valid_share, "text": text}
+    settings |= {"keep_without_text": keep_without_text, "served_at": served_at}
+    outputs = converted(served_at is not None)
+    with output_of(output_dir, outputs, EARLIER_CONVERSION, overwrite=overwrite) as output:
+        captions = {} if text == "descriptions" else _read_captions(source_dir, text, output.skipped)
+        products, without_text = _usable(source_dir, captions, text, output.skipped, keep_without_text)
+        if len(products) < 2:
+            what = "a usable picture" if keep_without_text else "a usable picture and a text"
+            problem = f"products with {what}: {len(products)}; a split needs two"
+            raise NothingLeftError(problem + because_of(output.skipped), where=str(source_dir))
+        valid_ids = _choose_valid({product.item_id for product in products}, seed, valid_share)
+        train = [product for product in products if product.item_id not in valid_ids]
+        valid = [product for product in products if product.item_id in valid_ids]
+        output.begin(settings)
+        pictures = _write(source_dir / "images", output_dir, train, valid, served_at)
+        output.finish({})
+        return ConvertResult(
+            output_dir, len(train), pictures[0], len(valid), pictures[1], without_text, output.skipped.count
+        )
 
 
-def _convert(
-    source_dir: Path, output_dir: Path, seed: int, valid_share: float, text: TextSource, skipped: SkipLog
-) -> ConvertResult:
-    captions = {} if text == "descriptions" else _read_captions(source_dir, text, skipped)
-    products, without_text = _usable(source_dir, captions, text, skipped)
-    if len(products) < 2:
-        problem = f"products with a usable picture and a text: {len(products)}; a split needs two"
-        raise NothingLeftError(problem, where=str(source_dir), remedy=f"See {output_dir / 'skipped.jsonl'}.")
-    valid_ids = _choose_valid({product.item_id for product in products}, seed, valid_share)
-    train = [product for product in products if product.item_id not in valid_ids]
-    valid = [product for product in products if product.item_id in valid_ids]
-    images = source_dir / "images"
-    train_images = _copy_images(train, images, output_dir / TRAIN_IMAGES)
-    valid_images = _copy_images(valid, images, output_dir / VALID_IMAGES)
-    # The metadata last: where they are, every picture they name is.
-    write_train_metadata(
-        output_dir / TRAIN_METADATA,
-        (Item(product.item_id, product.title, descriptions=product.descriptions) for product in train),
-    )
-    write_valid_metadata(
-        output_dir / VALID_METADATA,
-        (
-            ItemImage(product.item_id, name, product.title, description)
-            for product in valid
-            for name, description in product.descriptions.items()
-        ),
-    )
-    return ConvertResult(output_dir, len(train), train_images, len(valid), valid_images, without_text, skipped.count)
+def _write(
+    images: Path, output_dir: Path, train: list[_Product], valid: list[_Product], served_at: str | None
+) -> tuple[int, int]:
+    """Pictures, then metadata: where they are, every picture they name is. Gives the numbers of pictures."""
+    folders = (TRAIN_IMAGES, VALID_IMAGES) if served_at is None else (SERVED, SERVED)
+    train_images = _copy_images(train, images, output_dir / folders[0])
+    valid_images = _copy_images(valid, images, output_dir / folders[1])
+    write_train_metadata(output_dir / TRAIN_METADATA, (_item(product, served_at) for product in train))
+    rows = (row for product in valid for row in _valid_rows(product, served_at))
+    write_valid_metadata(output_dir / VALID_METADATA, rows)
+    return train_images, valid_images
+
+
+def _item(product: _Product, served_at: str | None) -> Item:
+    if served_at is None:
+        return Item(product.item_id, product.title, descriptions=product.descriptions)
+    entries = list(product.addressed(served_at))
+    urls = tuple(url for _, url, _ in entries)
+    return Item(product.item_id, product.title, urls, {name: text for name, _, text in entries if text})
+
+
+def _valid_rows(product: _Product, served_at: str | None) -> Iterator[ItemImage]:
+    if served_at is None:
+        for name, text in product.descriptions.items():
+            yield ItemImage(product.item_id, name, product.title, text)
+    else:
+        for name, url, text in product.addressed(served_at):
+            yield ItemImage(product.item_id, name, product.title, text, image_url=url)
 
 
 def _read_captions(source_dir: Path, text: TextSource, skipped: SkipLog) -> dict[str, str]:
@@ -175,9 +200,9 @@ def _read_products(path: Path, skipped: SkipLog) -> Iterator[tuple[ProductRow, s
 
 
 def _usable(
-    source_dir: Path, captions: dict[str, str], text: TextSource, skipped: SkipLog
+    source_dir: Path, captions: dict[str, str], text: TextSource, skipped: SkipLog, keep_without_text: bool
 ) -> tuple[list[_Product], int]:
-    """The products with at least one picture that has a text, and how many pictures have none."""
+    """The products with at least one picture that is kept, and how many pictures have no text."""
     path = source_dir / "products.jsonl"
     products = []
     without_text = 0
@@ -192,10 +217,12 @@ def _usable(
             taken.add(name)
             seller_text = row.description if text != "captions" else None
             description = captions.get(name) or seller_text
-            if text_problem(description):
-                without_text += 1
-            else:
+            if not text_problem(description):
                 descriptions[name] = str(description)
+                continue
+            without_text += 1
+            if keep_without_text:
+                descriptions[name] = ""
         if descriptions:
             title = title_of(row.title)
             products.append(_Product(row.id, title, descriptions))

@@ -14,9 +14,9 @@ from typing import Any
 
 from lavic.archives import open_text_maybe_zipped
 from lavic.data.listing import Entry, is_ascii, picture_path, read_entries, rewritten
-from lavic.data.outputs import refuse_sources_inside
+from lavic.data.outputs import EARLIER_CONVERSION, output_of, refuse_sources_inside
 from lavic.errors import ConfigError, InputError, NothingLeftError
-from lavic.files import FolderLock, atomic_path, open_regular, prepare_marked, write_atomic, write_json
+from lavic.files import atomic_path, open_regular, write_atomic
 from lavic.images import IMAGE_LIMITS
 from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
 from lavic.skipped import SkipLog
@@ -117,20 +117,19 @@ def write_parquet(source_dir: Path, output_dir: Path, *, overwrite: bool = False
     require_pyarrow()
     sources = source_files(source_dir)
     refuse_sources_inside(output_dir, [source_dir, *sources.values()])
-    with FolderLock(output_dir):
-        prepare_marked(output_dir, MARKER, OUTPUTS, "an earlier conversion", overwrite=overwrite)
-        write_json(output_dir / MARKER, {"complete": False})
+    with output_of(output_dir, OUTPUTS, EARLIER_CONVERSION, overwrite=overwrite) as output:
+        # Read once before anything is deleted.
+        if not sum(1 for part, path in sources.items() for _ in read_entries(part, path, SkipLog())):
+            raise NothingLeftError("no row is left", where=str(source_dir))
+        output.begin({})
         (output_dir / "data").mkdir(exist_ok=True)
         counts = ParquetCounts(output_dir)
-        with SkipLog(output_dir / "skipped.jsonl") as skipped:
-            for part, path in sources.items():
-                _write_part(part, path, source_dir / IMAGES[part], counts, skipped)
-            counts.skipped = skipped.count
-        if not sum(counts.rows.values()):
-            raise NothingLeftError("no row is left", where=str(source_dir))
+        for part, path in sources.items():
+            _write_part(part, path, source_dir / IMAGES[part], counts, output.skipped)
+        counts.skipped = output.skipped.count
         counts.same_bytes_back = all(_same_back(part, path) for part, path in sources.items())
         write_atomic(output_dir / "README.md", _card(list(sources)))
-        write_json(output_dir / MARKER, {"complete": True, "files": counts.files})
+        output.finish({"files": counts.files})
     return counts
 
 
@@ -236,8 +235,12 @@ def _read_picture(images_dir: Path, name: str, path: Path, entry: Entry, skipped
         reason = f"the file is larger than {IMAGE_LIMITS.max_bytes:,} bytes"
         skipped.add(file=path, where=entry.where, key=name, reason=reason)
         return None
-    with open_regular(found) as stream:
-        return stream.read()
+    try:
+        with open_regular(found) as stream:
+            return stream.read()
+    except InputError as error:
+        skipped.add(file=path, where=entry.where, key=name, reason=error.problem)
+        return None
 
 
 def _same_back(part: str, path: Path) -> bool:

@@ -15,6 +15,10 @@ from lavic.layout import data_flags, distill_command
 def run_convert(settings: ConvertSettings, console: Console) -> Outcome:
     """Convert, and count what came of it."""
     source = settings.source_format or ("public" if settings.output_format == "parquet" else "catalogue")
+    if source != "catalogue" and (settings.keep_without_text or settings.served_at is not None):
+        raise ConfigError(
+            "they are for a catalogue", where="--keep_without_text and --served_at", remedy="Leave them out."
+        )
     if settings.output_format == "parquet":
         if source != "public":
             remedy = "Bring a catalogue into the public format first: lavic data convert without --to."
@@ -29,6 +33,7 @@ def run_convert(settings: ConvertSettings, console: Console) -> Outcome:
 def _from_catalogue(settings: ConvertSettings, console: Console) -> Outcome:
     # pydantic rows, pictures: `lavic data convert --help` must not wait for them.
     from lavic.data.convert import convert_catalogue
+    from lavic.data.outputs import SERVED
 
     result = convert_catalogue(
         settings.source_dir,
@@ -36,9 +41,18 @@ def _from_catalogue(settings: ConvertSettings, console: Console) -> Outcome:
         settings.seed,
         settings.valid_share,
         settings.text,
+        keep_without_text=settings.keep_without_text,
+        served_at=settings.served_at,
         overwrite=settings.overwrite,
     )
-    return _done(asdict(result), result.output_dir, console, f"Next: {distill_command(result.output_dir)}")
+    folder = result.output_dir
+    following = distill_command(folder)
+    if settings.keep_without_text and result.without_text:
+        following = f"lavic describe --model tiny {data_flags(folder)}"
+    if settings.served_at is not None:
+        console.info(f"Serve {folder / SERVED} at {settings.served_at} first.")
+        following = f"lavic crawl {data_flags(folder)}"
+    return _done(asdict(result), folder, console, f"Next: {following}")
 
 
 def _to_parquet(settings: ConvertSettings, console: Console) -> Outcome:
@@ -61,7 +75,13 @@ def _from_parquet(settings: ConvertSettings, console: Console) -> Outcome:
 
     with console.progress("Reading Parquet", None):
         counts = read_parquet(settings.source_dir, settings.output_dir, overwrite=settings.overwrite)
-    return _done(asdict(counts), counts.output_dir, console, f"Next: {distill_command(counts.output_dir)}")
+    if any(counts.edited.values()):
+        console.warn(
+            f"{counts.edited['titles']} titles and {counts.edited['descriptions']} descriptions are not those of "
+            "row_json: the columns were taken."
+        )
+    parts = [part for part, name in (("train", "train"), ("val", "valid")) if counts.entries[name]]
+    return _done(asdict(counts), counts.output_dir, console, f"Next: {distill_command(counts.output_dir, parts)}")
 
 
 def run_subset(settings: SubsetSettings, console: Console) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections import Counter
@@ -13,18 +14,9 @@ from typing import Any
 from lavic.conversations import Conversation, read_conversations, write_conversations
 from lavic.data.choose import choose_rows
 from lavic.data.listing import is_ascii, number_first, picture_path, read_entries
-from lavic.data.outputs import marked_category, refuse_sources_inside
+from lavic.data.outputs import Output, output_of, refuse_sources_inside
 from lavic.errors import InputError, NothingLeftError, OutputError
-from lavic.files import (
-    FolderLock,
-    atomic_path,
-    json_line,
-    open_regular,
-    prepare_marked,
-    safe_join,
-    sha256_file,
-    write_json,
-)
+from lavic.files import atomic_path, json_line, open_regular, part_of, safe_join, sha256_file
 from lavic.formats import DESCRIPTIONS_KEY, Item, read_train_items, write_train_metadata
 from lavic.layout import SPLIT_NAMES, SPLITS, TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA, split_files
 from lavic.rows import name_problem
@@ -96,14 +88,9 @@ def make_subset(plan: SubsetPlan, output_dir: Path, *, overwrite: bool = False) 
         plan.category,
         "skipped.jsonl",
     )
-    with FolderLock(output_dir):
-        outputs += marked_category(output_dir, MARKER)
-        prepare_marked(output_dir, MARKER, outputs, "a subset", overwrite=overwrite)
-        settings = _settings(plan)
-        write_json(output_dir / MARKER, {"complete": False, **settings})
-        with SkipLog(output_dir / "skipped.jsonl") as skipped:
-            manifest = _take(plan, splits, output_dir, skipped)
-        write_json(output_dir / MARKER, {"complete": True, **settings, **manifest})
+    with output_of(output_dir, outputs, "a subset", overwrite=overwrite) as output:
+        manifest = _take(plan, splits, output)
+        output.finish(manifest)
     return {name: value for name, value in manifest.items() if name not in ("items", "rows", "sources")}
 
 
@@ -123,7 +110,8 @@ def _settings(plan: SubsetPlan) -> dict[str, Any]:
     return {"category": plan.category, **limits, "pictures": "linked" if plan.link else "copied"}
 
 
-def _take(plan: SubsetPlan, splits: dict[str, Path], output_dir: Path, skipped: SkipLog) -> dict[str, Any]:
+def _take(plan: SubsetPlan, splits: dict[str, Path], output: Output) -> dict[str, Any]:
+    output_dir, skipped = output.folder, output.skipped
     needs, lines = _read_needs(splits, skipped)
     wanted = {item_id for rows in needs.values() for row in rows for item_id in row}
     found = _look_for(plan, wanted, skipped)
@@ -142,6 +130,9 @@ def _take(plan: SubsetPlan, splits: dict[str, Path], output_dir: Path, skipped: 
         part: {item_id: names for item_id, names in each.items() if item_id in taken}
         for part, each in found.pictures.items()
     }
+    if plan.link:
+        _try_a_link(plan, pictures, output_dir)
+    output.begin(_settings(plan))
     for part in plan.images_dirs:
         _take_pictures(plan, part, pictures[part], output_dir / _IMAGES[part])
     # Metadata and conversations last: where they are, every picture they need is.
@@ -189,12 +180,24 @@ def _look_for(plan: SubsetPlan, wanted: set[str], skipped: SkipLog) -> _Found:
             if entry.item_id not in wanted:
                 continue
             found.known.add(entry.item_id)
-            there = [name for name in entry.images if picture_path(plan.images_dirs[part], name) is not None]
+            there = [name for name in entry.images if _can_be_read(plan.images_dirs[part], name)]
             if there:
                 names.setdefault(entry.item_id, []).extend(there)
         for item_id, each in names.items():
             found.pictures[part][item_id] = sorted(set(each), key=number_first)[: plan.images_per_item]
     return found
+
+
+def _can_be_read(folder: Path, name: str) -> bool:
+    # Opened, too: what may not be read is to be known before an earlier subset goes.
+    path = picture_path(folder, name)
+    if path is None:
+        return False
+    try:
+        open_regular(path).close()
+    except InputError:
+        return False
+    return True
 
 
 def _usable(
@@ -233,15 +236,31 @@ def _take_pictures(plan: SubsetPlan, part: str, pictures: dict[str, list[str]], 
             with open_regular(source) as stream, atomic_path(target / name) as copy, copy.open("wb") as out:
                 shutil.copyfileobj(stream, out)
             continue
-        try:
-            # A hard link: a symbolic one would lead out of its folder, which no other command follows.
-            os.link(source.resolve(), target / name)
-        except FileExistsError:
-            pass  # two entries name the picture
-        except OSError as error:
-            problem = f"a hard link cannot be made ({error.strerror})"
-            remedy = "Leave --link out: the pictures are then copied."
-            raise OutputError(problem, where=str(target / name), remedy=remedy) from error
+        # Two entries may name the picture.
+        with contextlib.suppress(FileExistsError):
+            _link(source, target / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link: a symbolic one would lead out of its folder, which no other command follows."""
+    try:
+        os.link(source.resolve(), target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        problem = f"a hard link cannot be made ({error.strerror})"
+        remedy = "Leave --link out: the pictures are then copied."
+        raise OutputError(problem, where=str(target), remedy=remedy) from error
+
+
+def _try_a_link(plan: SubsetPlan, pictures: dict[str, dict[str, list[str]]], output_dir: Path) -> None:
+    """Find out, before anything is deleted, whether each folder of pictures can be linked from."""
+    for part, each in pictures.items():
+        first = next((name for names in each.values() for name in names), None)
+        if first is not None:
+            trial = part_of(output_dir / first)
+            _link(safe_join(plan.images_dirs[part], first), trial)
+            trial.unlink()
 
 
 def _write_metadata(plan: SubsetPlan, pictures: dict[str, dict[str, list[str]]], output_dir: Path) -> None:

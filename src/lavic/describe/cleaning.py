@@ -20,6 +20,8 @@ _NEEDS_MORE = re.compile(
     r"\b(?:with|of|for|by|from|to|in|on|as|and|or|is|says?|saying|reads?|reading|shows?|showing|displays?|spells?)\s*$",
     re.IGNORECASE,
 )
+# Marks that a teacher writes one for another: "Burt’s" for "Burt's", an en dash for a hyphen.
+_ALIKE = ("'’‘ʼ`´", '"“”„', "-‐‑–—−")
 # What a byte-wise tokenizer makes of a character that the token limit cut through.
 _HALF_CHARACTER = "\ufffd"
 
@@ -51,7 +53,7 @@ def without_title(text: str, title: str) -> str:
     words = title.split()
     if not any(any(character.isalnum() for character in word) for word in words):
         return text
-    pattern = r"\s+".join(re.escape(word) for word in words)
+    pattern = r"\s+".join(map(_pattern, words))
     # `, "Aurora Steel Kettle",` and ` (Aurora Steel Kettle)`: what is between the marks goes with them.
     quoted = re.compile(
         rf"(?P<comma>,?)(?P<space>\s*){_ARTICLE}{_CALLED}(?P<open>[{_OPEN}])\s*{pattern}\s*(?P<inner>[,.]?)[{_CLOSE}](?P<after>,?)",
@@ -62,6 +64,13 @@ def without_title(text: str, title: str) -> str:
         bare = re.compile(rf"(?<!\w){_ARTICLE}{_CALLED}{pattern}(?!\w)", re.IGNORECASE)
         changed = bare.sub(lambda match: "" if match["called"] else _the_product(match), changed)
     return text if changed == text else _tidy(changed)
+
+
+def _pattern(word: str) -> str:
+    """What finds a word, with any quotation mark or dash for its own."""
+    return "".join(
+        next((f"[{re.escape(marks)}]" for marks in _ALIKE if mark in marks), re.escape(mark)) for mark in word
+    )
 
 
 def _without_quotation(match: re.Match[str]) -> str:

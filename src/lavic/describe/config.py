@@ -56,7 +56,12 @@ class DescribeSettings(Settings):
         1.0, "Draw among the likeliest tokens that together have this probability.", panel=TEXT, gt=0, le=1
     )
     seed: int = setting(42, "Seed of drawing and of --sample; each picture has its own.", panel=TEXT, ge=0, lt=2**32)
-    keep_title: bool = setting(False, "Leave mentions of the title in.", panel=TEXT)
+    keep_title: bool = setting(
+        False,
+        "Leave mentions of the title in. Otherwise a title of three words or more is taken out wherever it stands word "
+        "for word, a shorter one in quotation marks or brackets only.",
+        panel=TEXT,
+    )
 
     top_logits: int | None = setting(
         None,
@@ -77,7 +82,9 @@ class DescribeSettings(Settings):
         panel=PAGE,
     )
     sample: int = setting(20, "Pictures on the page, drawn by lot.", panel=PAGE, ge=1, le=1000)
-    page: Path = setting(Path("descriptions.html"), "The page's file.", panel=PAGE)
+    page: Path = setting(
+        Path("descriptions.html"), "The page's file; an earlier page is replaced, no other file.", panel=PAGE
+    )
 
     engine: Literal["transformers", "vllm"] = setting(
         "transformers", "What runs the teacher; vllm needs a GPU and the extra lavic[vllm].", panel=MACHINE

@@ -17,7 +17,7 @@ from lavic.describe.config import DescribeSettings
 from lavic.describe.sides import Side, resolve_sides
 from lavic.describe.teacher import Teacher
 from lavic.errors import ImageError, InputError, NothingLeftError, OutputError
-from lavic.files import output_error, safe_join, write_atomic
+from lavic.files import open_regular, output_error, safe_join, write_atomic
 from lavic.formats import ItemImage, read_train_metadata, read_valid_metadata
 from lavic.images import read_image
 from lavic.model.adapters import load_vision_adapter, read_lora_settings
@@ -30,6 +30,9 @@ from lavic.prompts import Prompts, load_prompts
 from lavic.skipped import SkipLog
 
 _SIDE = 480  # pixels of a picture on the page, for screens of twice the density
+# In the page's head; by it a page is known that may be replaced.
+_TITLE = "The teacher's descriptions and the adapter's"
+_HEAD_BYTES = 1024
 _STYLE = """
 article { display: grid; grid-template-columns: 15em 1fr 1fr; gap: .8em 1.6em; background: #fff;
   border: 1px solid #ddd; border-radius: .5em; padding: 1em 1.2em 1.2em; margin: 1.2em 0; align-items: start }
@@ -65,7 +68,7 @@ def write_comparison(settings: DescribeSettings, console: Console) -> Outcome:
     assert settings.adapter is not None
     # What is wrong with the folders is told before the model is loaded.
     read_lora_settings(settings.adapter)
-    _make_room(settings.page)
+    _make_room(settings.page, (settings.train_data, settings.val_data, settings.prompts))
     skipped = SkipLog()
     side, chosen = _choose(settings, skipped)
     base = Teacher(settings, console).base()
@@ -86,13 +89,30 @@ def write_comparison(settings: DescribeSettings, console: Console) -> Outcome:
     return Outcome({"page": str(settings.page), **summary}, next_step=f"Open {settings.page} in a browser.")
 
 
-def _make_room(page: Path) -> None:
+def _make_room(page: Path, inputs: Rows[Path | None]) -> None:
+    """See that the page can be written and replaces no more than an earlier one."""
+    where = f"--page {page}"
     if page.is_dir():
-        raise OutputError("this is a folder", where=f"--page {page}", remedy="Name a file in it.")
+        raise OutputError("this is a folder", where=where, remedy="Name a file in it.")
+    if page.resolve() in (path.resolve() for path in inputs if path is not None):
+        raise OutputError("this is a file that is read", where=where, remedy="Name another file.")
+    if page.exists() and not _is_page(page):
+        problem = "the file is no page of `lavic describe`, so it is not replaced"
+        raise OutputError(problem, where=where, remedy="Name another file.")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(page.parent, error) from error
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file begins as a page that ``comparison_page`` made."""
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(_HEAD_BYTES)
+    except InputError:
+        return False
+    return f"<title>{report.escape(_TITLE)}</title>".encode() in head
 
 
 def _choose(settings: DescribeSettings, skipped: SkipLog) -> tuple[Side, list[tuple[ItemImage, Image.Image]]]:
@@ -150,7 +170,7 @@ def comparison_page(rows: Rows[Compared], *, model: str, adapter: str, data: str
         '<mark class="new">Orange</mark>: words that only the adapter uses.</p>'
     )
     articles = "".join(_article(row, seen) for row in rows)
-    return report.page("The teacher's descriptions and the adapter's", intro + articles, style=_STYLE)
+    return report.page(_TITLE, intro + articles, style=_STYLE)
 
 
 def _article(row: Compared, seen: str) -> str:
