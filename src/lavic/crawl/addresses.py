@@ -10,12 +10,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from lavic.crawl.failures import CrawlFailure
+from lavic.layout import data_flags
 
 MAX_URL_CHARS = 8192
 _SCHEMES = ("http", "https")
@@ -92,6 +94,12 @@ def needed_allowance(address: str) -> str:
     except ValueError:
         return ""
     return "" if _is_public(literal) else f"{literal}/{literal.max_prefixlen}"
+
+
+def crawl_command(folder: Path, served_at: str) -> str:
+    """What fetches a data set's pictures from the address that its metadata name."""
+    allowance = needed_allowance(served_at)
+    return f"lavic crawl {data_flags(folder)}" + (f" --allow_private {allowance}" if allowance else "")
 
 
 class GuardedResolver(AbstractResolver):

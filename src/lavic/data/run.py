@@ -51,7 +51,10 @@ def _from_catalogue(settings: ConvertSettings, console: Console) -> Outcome:
         following = f"lavic describe --model tiny {data_flags(folder)}"
     if settings.served_at is not None:
         console.info(f"Serve {folder / SERVED} at {settings.served_at} first.")
-        following = f"lavic crawl {data_flags(folder)}"
+        # It loads aiohttp, which converting alone does not need.
+        from lavic.crawl.addresses import crawl_command
+
+        following = crawl_command(folder, settings.served_at)
     return _done(asdict(result), folder, console, f"Next: {following}")
 
 

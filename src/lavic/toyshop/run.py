@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from lavic.console import Console, Outcome
-from lavic.layout import data_flags, distill_command
+from lavic.layout import distill_command
 from lavic.toyshop.config import ToyshopSettings
 
 
@@ -30,15 +29,11 @@ def run(settings: ToyshopSettings, console: Console) -> Outcome:
             candidates=settings.candidates,
         )
     settings.save(folder)
-    following = distill_command(folder) if settings.served_at is None else _crawl_command(folder, settings.served_at)
+    following = distill_command(folder)
+    if settings.served_at is not None:
+        # It loads aiohttp, which drawing alone does not need.
+        from lavic.crawl.addresses import crawl_command
+
+        following = crawl_command(folder, settings.served_at)
     summary = {name: value for name, value in asdict(counts).items() if value is not None}
     return Outcome({"output_dir": str(folder), **summary}, next_step=f"Next: {following}")
-
-
-def _crawl_command(folder: Path, served_at: str) -> str:
-    """What fetches the served pictures; an address that is not public needs to be allowed."""
-    # It loads aiohttp, which drawing alone does not need.
-    from lavic.crawl.addresses import needed_allowance
-
-    allowance = needed_allowance(served_at)
-    return f"lavic crawl {data_flags(folder)}" + (f" --allow_private {allowance}" if allowance else "")
