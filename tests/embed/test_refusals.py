@@ -14,7 +14,14 @@ from small_world import refused, skipped
 from lavic.cli.main import run_command_line
 from lavic.embed.store import ItemStore, check_store
 from lavic.errors import InputError
-from lavic.model.adapters import fingerprint, load_vision_adapter, merge
+from lavic.model.adapters import (
+    LoraSettings,
+    attach_language_lora,
+    fingerprint,
+    load_vision_adapter,
+    merge,
+    save_adapter,
+)
 from lavic.model.load import TINY_FOLDER, load_base
 
 
@@ -149,6 +156,21 @@ def test_wrong_flags_are_one_sentence_and_leave_no_folder(
     monkeypatch.chdir(tmp_path)
     sentence = refused(capsys, flags(shop, tmp_path / "s", device="cpu", **more))
     assert sentence.startswith(said)
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_adapter_of_the_language_model_is_refused_before_a_model_is_loaded(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrapped = attach_language_lora(load_base("tiny").model, LoraSettings(r=2))
+    save_adapter(wrapped, tmp_path / "a", base_name="tiny", card="")
+    monkeypatch.setattr("lavic.embed.run.load_base", None)
+    sentence = refused(capsys, flags(shop, tmp_path / "s", adapter=tmp_path / "a"))
+    assert sentence.startswith(f"{tmp_path}/a: there is no LoRA on the vision tower in it, so it is no stage-1 adapter")
+    (tmp_path / "a" / "adapter_model.safetensors").write_bytes(b"half")
+    assert "adapter_model.safetensors: is damaged (" in refused(
+        capsys, flags(shop, tmp_path / "s", adapter=tmp_path / "a")
+    )
     assert not (tmp_path / "s").exists()
 
 

@@ -92,4 +92,7 @@ def test_public_conversations_without_metadata_or_pictures_take_the_text_only_sl
     assert command("evaluate", *shared, *adapter, "--max_rows", 8, "--output_dir", found) == 0
     systems = json.loads((found / "results.json").read_text())["systems"]
     assert {name: system["rows"] for name, system in systems.items()} == dict.fromkeys(systems, 8)
-    assert all(system["picture_share"] == 0 for system in systems.values())
+    assert {name: system["picture_share"] for name, system in systems.items()} == {
+        **dict.fromkeys(systems, 0),
+        **{"random": None, "candidate_order": None},
+    }

@@ -158,3 +158,80 @@ def test_settings_may_change_where_there_are_no_answers_yet(
         patched.setattr(scoring, "score_choices", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
         assert run_command_line(evaluate_flags(shop, tmp_path / "out")) == 2
     assert run_command_line(evaluate_flags(shop, tmp_path / "out", batch_size=2)) == 0
+
+
+# -- another adapter, and a further system ---------------------------------------------------------------------
+
+
+def change_weights(adapter: Path) -> None:
+    """Make it another adapter that fits the model."""
+    path = adapter / "adapter_model.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+
+def test_another_adapter_under_the_same_name_is_refused_and_keeps_the_firsts_answers(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, adapter = tmp_path / "out", world / "tuned" / ADAPTER_FOLDER
+    assert run_command_line(evaluate_flags(world, output, adapter=adapter)) == 0
+    before = content(output)
+    change_weights(adapter)
+    other = evaluate_flags(world, output, adapter=adapter, no_greedy=True)
+    assert refused(capsys, other) == (
+        f"{output}/ holds answers of lavic with another adapter, item store or --max_new_tokens. "
+        "Give the same ones, replace the evaluation with --overwrite, or choose another --output-dir."
+    )
+    assert content(output) == before
+    assert run_command_line([*other, "--overwrite"]) == 0
+    first, *answers = (output / "answers" / "candidates_st_lavic.jsonl").read_text().splitlines()
+    assert first
+    assert len(answers) == 12
+    # Nothing of the first adapter is left to be mixed up with it.
+    assert not (output / "test_results_candidates_st_lavic_greedy.jsonl").exists()
+    assert len((output / "results_summary.csv").read_text().splitlines()) == 2
+
+
+def test_a_store_with_other_tokens_for_the_same_adapter_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"adapter": world / "tuned" / ADAPTER_FOLDER, "max_new_tokens": 4}
+    output = tmp_path / "out"
+    assert run_command_line(evaluate_flags(world, output, **flags)) == 0
+    said = refused(capsys, evaluate_flags(world, output, **{**flags, "max_new_tokens": 5}))
+    assert said.startswith(f"{output}/ holds answers of lavic_greedy with another adapter, item store or --max_new_t")
+    path = world / "store" / "ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line | ({"mark": "0" * 16} if "mark" in line else {})) + "\n" for line in lines))
+    said = refused(capsys, evaluate_flags(world, output, **flags))
+    assert said.startswith(f"{output}/ holds answers of lavic, lavic_greedy with another adapter, item store or --max_")
+
+
+def test_a_further_system_is_answered_beside_those_that_are_there(
+    world: Path, tmp_path: Path, counted: list[int]
+) -> None:
+    output, adapter = tmp_path / "out", world / "tuned" / ADAPTER_FOLDER
+    assert run_command_line(evaluate_flags(world, output, adapter=adapter, no_greedy=True)) == 0
+    before = content(output / "answers")
+    counted.clear()
+    text_only = world / "text" / ADAPTER_FOLDER
+    both = evaluate_flags(world, output, adapter=adapter, no_greedy=True, text_only_adapter=text_only)
+    assert run_command_line(both) == 0
+    # Twelve conversations in batches of four, of the new system only.
+    assert len(counted) == 3
+    assert content(output / "answers").items() >= before.items()
+    assert len((output / "results_summary.csv").read_text().splitlines()) == 3
+
+
+def test_a_damaged_journal_is_refused_with_what_to_do(
+    world: Path, output: Path, capsys: pytest.CaptureFixture[str], counted: list[int]
+) -> None:
+    path = output / "answers" / "candidates_st_zero_shot.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], "###\n", *lines[4:]]))
+    assert refused(capsys, evaluate_flags(world, output)) == (
+        f"{path}, line 4: the line is not a JSON object. Delete {path} to answer its rows again, or replace the whole "
+        "evaluation with --overwrite."
+    )
+    path.unlink()
+    assert run_command_line(evaluate_flags(world, output)) == 0
+    assert len(counted) == 3

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -320,7 +321,7 @@ def test_rows_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
 FULLY_RANKED = ("candidate_order", "lavic")
 
 
-def system(name: str, rankings: list[str], gt_items: str = "A A B", **options: float) -> SystemResult:
+def system(name: str, rankings: list[str], gt_items: str = "A A B", **options: Any) -> SystemResult:
     rows = [RankedRow(tuple(ranking), tuple("ABCD"), tuple(gt_items.split()), with_picture=3) for ranking in rankings]
     return SystemResult(name, rows, measure(rows, resamples=200), **options)
 
@@ -373,7 +374,8 @@ def test_systems_must_be_different_and_have_answered_the_same(tmp_path: Path) ->
 def test_the_table_has_a_line_per_figure_and_system_and_fits_into_80_columns(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    systems = [system("candidate_order", ["CDAB"]), system("lavic", ["BCDA"]), system("lavic_greedy", ["A"])]
+    first = system("candidate_order", ["CDAB"], looks=False)
+    systems = [first, system("lavic", ["BCDA"]), system("lavic_greedy", ["A"])]
     Console().table(measures_table(systems), header=TABLE_HEADER)
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= 80
@@ -394,7 +396,8 @@ def test_the_table_has_a_line_per_figure_and_system_and_fits_into_80_columns(
         "NDCG@10 candidate_order 0.5706 [0.5706, 0.5706] 0.7853 1.0000",
         "NDCG@10 lavic 0.8772 [0.8772, 0.8772] 0.7853 1.0000",
         *(f"validity {name} 1.0000 [1.0000, 1.0000] 1.0000 1.0000" for name in (*FULLY_RANKED, "lavic_greedy")),
-        *(f"pictures {name} 0.7500 - - -" for name in (*FULLY_RANKED, "lavic_greedy")),
+        "pictures candidate_order - - - -",
+        *(f"pictures {name} 0.7500 - - -" for name in ("lavic", "lavic_greedy")),
     ]
 
 

@@ -74,6 +74,7 @@ def test_all_systems_answer_the_same_rows(shop: Path, tmp_path: Path, capsys: py
     assert {system["chance"] for system in systems.values()} == {0.25}
     assert systems["lavic"]["picture_share"] == 1
     assert systems["text_only"]["picture_share"] == 0
+    assert systems["random"]["picture_share"] is systems["candidate_order"]["picture_share"] is None
     # The same adapter on the same store, under another name: the very same answers.
     assert systems["undistilled"]["values"] == systems["lavic"]["values"]
     assert systems["lavic"]["values"]["validity@1"]["value"] == 1
@@ -223,19 +224,24 @@ def test_what_the_judged_rows_lack_is_told_once(
     assert "1 candidates without a picture, shown by ID and title alone\n" in said
 
 
-def test_answers_of_other_weights_are_thrown_away(
+def test_a_store_that_holds_none_of_the_candidates_is_warned_of_once(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = evaluate_flags(world, tmp_path / "out", adapter=world / "tuned" / ADAPTER_FOLDER, no_greedy=True)
-    assert run_command_line(words) == 0
-    journal = tmp_path / "out" / "answers" / "candidates_st_lavic.jsonl"
-    before = journal.read_text()
-    assert run_command_line(tune_flags(world, world / "tuned", overwrite=True, seed=7)) == 0
-    capsys.readouterr()
-    assert run_command_line(words) == 0
-    assert f"{journal} held answers of another adapter" in capsys.readouterr().err
-    assert journal.read_text() != before
-    assert journal.read_text().splitlines()[0] != before.splitlines()[0]
+    judged = evaluate_flags(world, tmp_path / "out", adapter=world / "tuned" / ADAPTER_FOLDER)
+    rows = rows_of(world, "test")
+    strange = [{**row, "candidates_st": [f"X{item_id}" for item_id in row["candidates_st"]]} for row in rows]
+    # One item of the store is enough: the others are counted.
+    write_rows(world, "test", [*strange[1:], rows[0]])
+    assert run_command_line([*judged, "--overwrite"]) == 0
+    assert "holds none of the candidates" not in capsys.readouterr().err
+    write_rows(world, "test", strange)
+    assert run_command_line([*judged, "--overwrite"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("holds none of the candidates") == 1
+    assert (
+        f"The item store {world}/store/ holds none of the candidates, so lavic, lavic_greedy saw no picture at all: "
+        "give the store of these items, or complete it with lavic embed."
+    ) in said
 
 
 def test_the_bare_model_is_judged_without_an_adapter(shop: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lavic.model.load import TINY_FOLDER
 from lavic.tune.card import RECOMMENDER_FILE, Recommender, read_recommender
 from lavic.tune.task import ADAPTER_FOLDER
 
-ADDED = ("base", "steps", "seed", "prompts")
+ADDED = ("base", "steps", "seed", "prompts", "samples_per_step", "train_samples", "lora_r", "lora_alpha")
 
 
 def make_store(folder: Path, **more: Any) -> Path:
@@ -111,6 +112,7 @@ def test_what_tune_writes_of_its_run(shop: Path) -> None:
         assert found.base["model"]["mark"]
         # 24 conversations in batches of four, one epoch.
         assert (found.steps, found.seed, found.candidate_type) == (6, 42, "st")
+        assert (found.samples_per_step, found.train_samples, found.lora_r, found.lora_alpha) == (4, 24, 8, 32)
         assert found.prompts is not None
 
 
@@ -148,6 +150,30 @@ def test_trainings_that_differ_from_the_judged_ones_are_named() -> None:
     unknown = System("text_only", Path("b"), None, recommender(seed=None, steps=None))
     assert tuned_otherwise([judged, unknown, bare]) == ""
     assert tuned_otherwise([bare, other]) == ""
+
+
+def test_where_the_judged_system_has_no_adapter_the_first_that_has_one_is_compared_with() -> None:
+    bare = System("zero_shot", None, None)
+    undistilled = System("undistilled", Path("a"), None, recommender(seed=1))
+    text_only = System("text_only", Path("b"), None, recommender(seed=2))
+    assert tuned_otherwise([bare, undistilled, text_only]) == "text_only with --seed 2 (undistilled: 1)"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lr": 0.01}, "--lr 0.01 (lavic: 0.001)"),
+        ({"samples_per_step": 8}, "samples per step 8 (lavic: 4)"),
+        ({"train_samples": 20}, "training samples 20 (lavic: 24)"),
+        ({"lora_r": 16}, "--lora_r 16 (lavic: 8)"),
+        ({"lora_alpha": 16}, "--lora_alpha 16 (lavic: 32)"),
+    ],
+)
+def test_rate_batch_rows_and_lora_are_compared_too(change: dict[str, Any], said: str) -> None:
+    known = {"samples_per_step": 4, "train_samples": 24, "lora_r": 8, "lora_alpha": 32}
+    judged = System("lavic", Path("a"), None, recommender(**known))
+    other = System("text_only", Path("b"), None, replace(recommender(**known), **change))
+    assert tuned_otherwise([judged, other]) == f"text_only with {said}"
 
 
 def test_a_comparison_of_unlike_trainings_is_warned_of_once(

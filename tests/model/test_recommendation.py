@@ -115,6 +115,21 @@ def test_a_conversation_that_fits_stays_as_it_is(base):
     assert prompts_of(base, 2048).fit("Hello.", CANDIDATES) == "Hello."
 
 
+def test_room_is_left_for_the_id_of_the_most_tokens_not_of_the_most_characters(base):
+    few, many = "conversationcandidates", "zq7x9kj3v8"
+    candidates = [Candidate(few, "mug", False), Candidate(many, "mug", False)]
+    prompts = prompts_of(base, 4096)
+    few_tokens, many_tokens = (len(prompts.sequence("Hello.", candidates, each).input_ids) for each in (few, many))
+    # More than the one token a candidate that is left free anyway.
+    assert many_tokens > few_tokens + 2
+    assert prompts.longest_answer(candidates) == many
+    for max_length in range(many_tokens + 20, many_tokens + 50):
+        tight = prompts_of(base, max_length)
+        context = tight.fit("Hello. " * 100, candidates)
+        assert context is not None
+        assert len(tight.sequence(context, candidates, many).input_ids) <= max_length
+
+
 def test_candidates_that_leave_no_room_are_told_of(base):
     assert prompts_of(base, 150).fit(LONG, CANDIDATES) is None
 

@@ -25,7 +25,7 @@ from lavic.model.load import TINY, load_base
 from lavic.model.losses import TargetLoss
 from lavic.training import base_model
 from lavic.training.checkpoints import CHECKPOINT_FILE
-from lavic.training.loop import Trainer
+from lavic.training.loop import MicroStep, Trainer
 from lavic.training.run_log import EVENTS_FILE, TIMING_FIELDS
 from lavic.tune import scoring, task
 from lavic.tune.card import RECOMMENDER_FILE, read_recommender
@@ -209,10 +209,10 @@ def first_gradients(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> li
     found: list[torch.Tensor] = []
     original = Trainer._clip
 
-    def looked(self: Trainer) -> float:
+    def looked(self: Trainer, micro_steps: list[MicroStep]) -> float:
         if not found:
             found.extend(parameter.grad.clone() for parameter in self.parameters)
-        return original(self)
+        return original(self, micro_steps)
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_clip", looked)
@@ -435,9 +435,31 @@ def test_a_store_of_another_adapter_is_refused(shop: Path, tmp_path: Path, capsy
     from lavic.model.adapters import LoraSettings, attach_vision_lora, save_adapter
 
     save_adapter(attach_vision_lora(load_base(TINY).model, LoraSettings()), tmp_path / "a", base_name=TINY, card="")
-    sentence = refused(capsys, tune_flags(shop, tmp_path / "out", vision_adapter=tmp_path / "a"))
+    flags = {"vision_adapter": tmp_path / "a", "image_dir": shop / "shop" / "train_images"}
+    sentence = refused(capsys, tune_flags(shop, tmp_path / "out", **flags))
     assert "the store was made with another stage-1 adapter (none, not " in sentence
-    assert "lavic embed" in sentence
+    # With the data that the default flags of lavic embed would not find.
+    assert sentence.endswith(
+        f"or make it anew: lavic embed --model tiny --adapter {tmp_path}/a --item_meta_path "
+        f"{shop}/shop/item2meta_train.json --val_data {shop}/shop/item2meta_valid.jsonl --train_images_dir "
+        f"{shop}/shop/train_images --output_dir {shop}/store --overwrite"
+    )
+
+
+def test_an_adapter_of_the_language_model_is_no_stage_1_adapter(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lavic.model.adapters import LoraSettings, attach_language_lora, save_adapter
+
+    save_adapter(attach_language_lora(load_base(TINY).model, LoraSettings()), tmp_path / "a", base_name=TINY, card="")
+    # Nothing is loaded before it is said.
+    for command in ("tune", "evaluate"):
+        monkeypatch.setattr(f"lavic.{command}.run.load_model", None)
+    for flags in (tune_flags, evaluate_flags):
+        assert refused(capsys, flags(shop, tmp_path / "out", model_dir=tmp_path / "a")) == (
+            f"{tmp_path}/a: there is no LoRA on the vision tower in it, so it is no stage-1 adapter. "
+            "Give the vision_lora_adapter_best folder that lavic distill wrote."
+        )
 
 
 def test_a_stage_1_adapter_makes_the_store_that_is_not_there(shop: Path, tmp_path: Path) -> None:

@@ -25,7 +25,15 @@ from lavic.tune.conversations import (
     conversations_of,
     read_titles,
 )
-from lavic.tune.samples import NO_RIGHT_ITEM, TOO_LONG, asked_rows, in_order, tune_samples, with_right_item
+from lavic.tune.samples import (
+    NO_CHOICE,
+    NO_RIGHT_ITEM,
+    TOO_LONG,
+    asked_rows,
+    in_order,
+    tune_samples,
+    with_right_item,
+)
 
 TEN = [f"B00000000{number}" for number in range(10)]
 
@@ -181,6 +189,28 @@ def test_candidates_too_long_for_any_prompt_leave_the_row_out(tmp_path, prompts)
     assert skipped.by_reason[TOO_LONG] == 1
 
 
+def test_a_right_item_that_is_too_long_leaves_the_conversations_others(tmp_path, prompts):
+    # Of many tokens, which stand twice in its sample: in the list and as the answer.
+    long = "zq7x9kj3v8" * 4
+    rows = [row([f"{long}1", TEN[1], f"{long}2", TEN[2]], TEN[5:7])]
+    whole, _ = collected(tmp_path, prompts, rows)
+    assert [sample.answer for sample in whole] == [f"{long}1", TEN[1], f"{long}2", TEN[2]]
+    tight = RecommendationPrompts(prompts.builder, whole[1].length + 10)
+    samples, skipped = collected(tmp_path, tight, rows)
+    assert [sample.answer for sample in samples] == [TEN[1], TEN[2]]
+    assert skipped.by_reason[TOO_LONG] == 2
+
+
+def test_a_sample_without_another_candidate_is_left_out_and_listed(tmp_path, prompts):
+    rows = [row(TEN[:2], TEN[:2]), row([TEN[3]], [TEN[3]]), row([TEN[4]], [TEN[5]]), row([TEN[0]])]
+    samples, skipped = collected(tmp_path, prompts, rows)
+    assert [sample.answer for sample in samples] == [TEN[0]]
+    assert skipped.by_reason[NO_CHOICE] == 4
+    published, skipped = collected(tmp_path, prompts, rows, without_choice=True)
+    assert [len(sample.candidates) for sample in published] == [1, 1, 1, 1, 10]
+    assert skipped.count == 0
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [(tune_samples, "no conversation can be trained on"), (asked_rows, "no conversation can be answered")],
@@ -210,6 +240,14 @@ def test_without_any_row_there_is_no_reason_to_name(tmp_path, prompts):
 def test_the_first_samples_only(tmp_path, prompts):
     samples, _ = collected(tmp_path, prompts, [row([TEN[0], TEN[1]]), row([TEN[2]])], max_samples=2)
     assert [sample.answer for sample in samples] == TEN[:2]
+
+
+def test_a_rows_length_is_that_with_the_id_of_the_most_tokens(tmp_path, prompts):
+    few, many = "conversationcandidates", "zq7x9kj3v8"
+    rows, _ = collected(tmp_path, prompts, [row([few], [few, many])], make=asked_rows)
+    lengths = [len(prompts.sequence(rows[0].context, rows[0].candidates, each).input_ids) for each in (few, many)]
+    assert lengths[0] < lengths[1]
+    assert rows[0].length == lengths[1]
 
 
 def test_rows_to_be_answered_are_as_they_are_given(tmp_path, prompts):

@@ -182,6 +182,7 @@ def _collect(
         seed=settings.seed,
         repeat_right_items=settings.repeat_right_items,
         max_samples=settings.max_samples,
+        without_choice=settings.published,
     )
 
 
@@ -209,7 +210,7 @@ def _look_at_tokens(
         _judge(found, sample.name, sequence, order, prompts, eos=settings.teach_eos)
         advance(1)
     for row in found.rows:
-        sequence = prompts.sequence(row.context, row.candidates, max(row.item_ids, key=len))
+        sequence = prompts.sequence(row.context, row.candidates, prompts.longest_answer(row.candidates))
         found.choice_tokens = max(found.choice_tokens, len(row.candidates) * sequence.target_tokens)
         _judge(found, row.conversation.place, sequence, row.candidates, prompts, eos=True)
         advance(1)

@@ -12,7 +12,7 @@ from torch import nn
 
 from lavic.config import VERSIONED_PACKAGES, versions
 from lavic.embed.config import ALL, FIVE
-from lavic.model.adapters import VISION_PARTS, fingerprint
+from lavic.model.adapters import VISION_PARTS, check_vision_adapter, fingerprint
 from lavic.model.load import BaseModel
 from lavic.model.marks import sampled_values
 
@@ -51,10 +51,11 @@ def adapter_mark(folder: Path | None) -> dict[str, str] | None:
     """Name and fingerprint of a stage-1 adapter; None for the bare model.
 
     Raises:
-        AdapterError: the folder holds no adapter, or its weights cannot be read.
+        AdapterError: the folder holds no adapter, one of the language model alone, or its weights cannot be read.
     """
     if folder is None:
         return None
+    check_vision_adapter(folder)
     return {"name": folder.resolve().name, "fingerprint": fingerprint(folder)}
 
 

@@ -228,17 +228,25 @@ def _rows_of_items(ledger: Ledger) -> dict[str, tuple[int, ...]]:
     return rows | {item_id: tuple(found[number] for number in sorted(found)) for item_id, found in several.items()}
 
 
-def check_store(store: ItemStore, base: BaseModel, adapter: Path | None, *, where: str) -> None:
+def check_store(
+    store: ItemStore,
+    base: BaseModel,
+    adapter: Path | None,
+    *,
+    where: str,
+    data: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     """See that a store's tokens are those that this model would make.
 
     Args:
         base: without an adapter merged into its vision side; LoRA on its language model does not matter.
         adapter: folder of the stage-1 adapter; None does not compare it: the caller did not name one.
         where: named in the message: a flag, or the store's folder.
+        data: flags by their names with which ``lavic embed`` would find the same items and pictures; None is `none`.
 
     Raises:
         InputError: made by another model, adapter or views.
-        AdapterError: the folder holds no adapter.
+        AdapterError: the folder holds no stage-1 adapter.
     """
     wanted = model_marks(base, store.about["image_tokens"])
     if adapter is not None:
@@ -246,8 +254,11 @@ def check_store(store: ItemStore, base: BaseModel, adapter: Path | None, *, wher
     different = what_differs(store.about, wanted)
     if not different:
         return
-    flags = {"model": TINY if base.name == TINY else base.source, "adapter": adapter, "output_dir": store.folder}
-    given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
+    made_with = {"model": TINY if base.name == TINY else base.source, "adapter": adapter}
+    flags: dict[str, object] = {name: value for name, value in made_with.items() if value is not None}
+    flags |= {name: "none" if value is None else value for name, value in data.items()}
+    flags["output_dir"] = store.folder
+    given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
     if store.all_image_tokens:
         given += f" --image_tokens {ALL}"
     raise InputError(

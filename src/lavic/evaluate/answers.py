@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lavic.errors import InputError
 from lavic.evaluate.metrics import RankedRow
 from lavic.evaluate.naming import named_candidate
 from lavic.files import append_jsonl, read_jsonl
@@ -48,24 +49,44 @@ def ranked(row: AskedRow, answer: Answer) -> RankedRow:
     return RankedRow(answer.ranking, row.item_ids, row.conversation.gt_items, shown)
 
 
+def holds_other_answers(path: Path, identity: str) -> bool:
+    """Whether a journal has answers of another identity, which ``Journal`` would throw away.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    rows = _journal_rows(path)
+    return len(rows) > 1 and rows[0].get("identity") != identity
+
+
+def _journal_rows(path: Path) -> list[dict[str, Any]]:
+    """The identity's row, then the answers; nothing where there is no file."""
+    try:
+        return list(read_jsonl(path)) if path.exists() else []
+    except InputError as error:
+        remedy = f"Delete {path} to answer its rows again, or replace the whole evaluation with --overwrite."
+        raise InputError(error.problem, where=error.where, remedy=remedy) from error
+
+
 class Journal:
     """Answers by the row's place, each on disk as soon as it is there.
 
     Args:
-        path: a JSONL file; what it holds of another identity is thrown away.
+        path: a JSONL file; what it holds of another identity is thrown away: see ``holds_other_answers``.
         identity: what decides the answers.
 
     Attributes:
         found: what was kept, by the row's place.
         seconds: from the opening to the last answer, and what it took before.
-        replaced: whether answers of another identity were thrown away.
+
+    Raises:
+        InputError: the file is damaged.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path = path
-        rows = list(read_jsonl(path)) if path.exists() else []
+        rows = _journal_rows(path)
         known = bool(rows) and rows[0].get("identity") == identity
-        self.replaced = len(rows) > 1 and not known
         kept = rows[1:] if known else []
         self.found: dict[int, dict[str, Any]] = {row["row"]: row for row in kept if isinstance(row.get("row"), int)}
         self.seconds = max((float(row.get("seconds", 0.0)) for row in self.found.values()), default=0.0)

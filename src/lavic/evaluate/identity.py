@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lavic.errors import OutputError
+from lavic.evaluate.answers import holds_other_answers
 from lavic.evaluate.config import EvaluateSettings
 from lavic.files import read_json, write_json
 from lavic.training.devices import choose_device, choose_precision
@@ -62,6 +63,24 @@ def check_same_evaluation(folder: Path, facts: Mapping[str, str], *, whole: bool
         raise OutputError(
             f"{folder}/ holds an evaluation with other settings or data: {different}",
             remedy="Give the same ones, replace it with --overwrite, or choose another --output-dir.",
+        )
+
+
+def check_same_systems(folder: Path, journals: Iterable[tuple[str, Path, str]]) -> None:
+    """Refuse to throw away a system's answers; those of a further system are welcome beside them.
+
+    Args:
+        journals: of each system: its name, its journal, and the identity of the answers that are to be given.
+
+    Raises:
+        OutputError: names the systems whose journals hold answers of another identity.
+        InputError: a journal is damaged.
+    """
+    other = [name for name, path, identity in journals if holds_other_answers(path, identity)]
+    if other:
+        raise OutputError(
+            f"{folder}/ holds answers of {', '.join(other)} with another adapter, item store or --max_new_tokens",
+            remedy="Give the same ones, replace the evaluation with --overwrite, or choose another --output-dir.",
         )
 
 

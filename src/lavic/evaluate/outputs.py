@@ -42,10 +42,11 @@ def report(
         found: by system, the judged one first, the baselines without a model last.
     """
     results = []
+    with_model = {system.name for system in systems}
     for name, answered in found.items():
         rows = [ranked(row, answer) for row, answer in zip(answered.rows, answered.answers, strict=True)]
         measures = measure(rows, seed=settings.seed, resamples=settings.resamples)
-        results.append(SystemResult(name, rows, measures, answered.seconds))
+        results.append(SystemResult(name, rows, measures, answered.seconds, looks=name in with_model))
     about = {
         "model": settings.model,
         "conversations": str(category_file(settings, settings.split)),

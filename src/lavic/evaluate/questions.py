@@ -14,7 +14,7 @@ from lavic.model.load import BaseModel
 from lavic.skipped import SkipLog
 from lavic.tune.conversations import category_file
 from lavic.tune.samples import AskedRow
-from lavic.tune.setup import Choosing, prepare, rows_of
+from lavic.tune.setup import Choosing, data_given, prepare, rows_of
 
 
 def stores_of(settings: EvaluateSettings, systems: list[System], own: ItemStore | None) -> dict[Path, ItemStore]:
@@ -89,7 +89,8 @@ class Questions:
         else:
             notes = SkipLog()
             if store is not None:
-                check_store(store, self._base, adapter, where=str(store.folder))
+                data = data_given(self._settings)
+                check_store(store, self._base, adapter, where=str(store.folder), data=data)
             first, _ = next(iter(self._known.values()))
             choosing = replace(first, catalogue=replace(first.catalogue, store=store, skipped=notes))
         path = category_file(self._settings, self._settings.split)

@@ -183,12 +183,19 @@ class SystemResult:
         rows: its answers; all systems answer the same conversations in the same order.
         measures: of these rows.
         seconds: how long answering took.
+        looks: whether it answers with the model, which may look at pictures; drawing lots looks at nothing.
     """
 
     name: str
     rows: Sequence[RankedRow]
     measures: Measures
     seconds: float = 0.0
+    looks: bool = True
+
+    @property
+    def picture_share(self) -> float | None:
+        """Share of candidates that it was shown with a picture; None where it looks at none anyway."""
+        return self.measures.picture_share if self.looks else None
 
 
 def results_document(
@@ -249,7 +256,7 @@ def _system(system: SystemResult) -> dict[str, Any]:
         "rows_without_right_item": found.without_right_item,
         "ceiling": found.ceiling,
         "chance": found.chance,
-        "picture_share": found.picture_share,
+        "picture_share": system.picture_share,
         "seconds": round(system.seconds, 3),
         "values": {
             name: {**figures, "chance": found.chances[name], "ceiling": found.ceilings[name]}
@@ -273,7 +280,7 @@ def measures_table(systems: Sequence[SystemResult]) -> list[list[object]]:
     """
     table = [_table_row(name, system) for name in _TABLE_FIGURES for system in systems if _tells(system.measures, name)]
     for system in systems:
-        table.append(["pictures", system.name, system.measures.picture_share, None, None, None])
+        table.append(["pictures", system.name, system.picture_share, None, None, None])
     return table
 
 

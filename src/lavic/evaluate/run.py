@@ -23,7 +23,14 @@ from lavic.evaluate.answers import (
     answer_in_order,
 )
 from lavic.evaluate.config import EvaluateSettings
-from lavic.evaluate.identity import ANSWERS, check_same_evaluation, identity_mark, known_facts, save_facts
+from lavic.evaluate.identity import (
+    ANSWERS,
+    check_same_evaluation,
+    check_same_systems,
+    identity_mark,
+    known_facts,
+    save_facts,
+)
 from lavic.evaluate.outputs import LIST_RESULTS, PAGE_FILE, RESULTS_FILE, SUMMARY_FILE, report
 from lavic.evaluate.questions import Questions, stores_of
 from lavic.evaluate.systems import (
@@ -63,11 +70,18 @@ KNOWN_OUTPUTS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A system with what it is asked."""
+    """A system with what it is asked, and where its answers are kept.
+
+    Attributes:
+        journal: of this system and one list of candidates: the answers to another list stay.
+        identity: of all that decides the answers.
+    """
 
     system: System
     choosing: Choosing
     rows: list[AskedRow]
+    journal: Path
+    identity: str
 
 
 def run(settings: EvaluateSettings, console: Console) -> Outcome:
@@ -88,10 +102,10 @@ def run(settings: EvaluateSettings, console: Console) -> Outcome:
             check_same_evaluation(folder, facts, whole=False)
         prepare_output(folder, resume=True, overwrite=False, known=KNOWN_OUTPUTS)
         with _skip_log(settings) as skipped:
-            base, asked = _questions(settings, systems, skipped, console)
-            facts["content of --model"] = weights_mark(base.model)
-            _begin(settings, facts, skipped)
-            found = _answer_all(settings, base, asked, facts, console)
+            base, asked = _questions(settings, systems, facts, skipped, console)
+            _begin(settings, facts, asked, skipped)
+            _warn_of_strange_stores(asked, console)
+            found = _answer_all(settings, base, asked, console)
             return report(settings, systems, found, skipped, console)
 
 
@@ -101,17 +115,20 @@ def _skip_log(settings: EvaluateSettings) -> SkipLog:
     return SkipLog(None if aside else settings.output_dir / SKIPPED_FILE, aside=aside)
 
 
-def _begin(settings: EvaluateSettings, facts: Mapping[str, str], skipped: SkipLog) -> None:
+def _begin(settings: EvaluateSettings, facts: Mapping[str, str], asked: list[Asked], skipped: SkipLog) -> None:
     """All is checked: only now an evaluation is deleted that is to be replaced.
 
     Raises:
-        OutputError: the folder holds another evaluation that is not to be replaced, or cannot be written.
+        OutputError: the folder holds another evaluation, or another adapter's answers, that are not to be replaced; or
+            it cannot be written.
+        InputError: answers that are there are damaged.
     """
     folder = settings.output_dir
     if settings.overwrite:
         prepare_output(folder, resume=False, overwrite=True, known=KNOWN_OUTPUTS)
     else:
         check_same_evaluation(folder, facts)
+        check_same_systems(folder, [(each.system.name, each.journal, each.identity) for each in asked])
     if skipped.path is None:
         remove_file(folder / SKIPPED_FILE)
         skipped.keep_at(folder / SKIPPED_FILE)
@@ -136,9 +153,13 @@ def _refuse_other_contents(folder: Path) -> None:
 
 
 def _questions(
-    settings: EvaluateSettings, systems: list[System], skipped: SkipLog, console: Console
+    settings: EvaluateSettings, systems: list[System], facts: dict[str, str], skipped: SkipLog, console: Console
 ) -> tuple[BaseModel, list[Asked]]:
-    """The model, and what each system is asked: all of it before the first one answers, to refuse at once."""
+    """The model, and what each system is asked: all of it before the first one answers, to refuse at once.
+
+    Args:
+        facts: what all answers depend on; gets the model's weights.
+    """
     own = open_store(settings, console, model=settings.model, device=settings.device, precision=settings.precision)
     stores = stores_of(settings, systems, own)
     unlike = tuned_otherwise(systems)
@@ -146,23 +167,41 @@ def _questions(
         console.warn(f"Not all adapters were tuned alike, so more than the name may tell them apart: {unlike}.")
     base = load_model(settings, console)
     check_adapters(base, base_marks(base), systems)
+    facts["content of --model"] = weights_mark(base.model)
     questions = Questions(settings, base, stores, skipped)
-    return base, [Asked(system, *questions.of(system)) for system in systems]
+    fingerprint_of = cache(fingerprint)
+    asked = []
+    for system in systems:
+        choosing, rows = questions.of(system)
+        own_facts = _own_facts(settings, system, choosing, rows, fingerprint_of)
+        journal = settings.output_dir / ANSWERS / f"candidates_{settings.candidate_type}_{system.name}.jsonl"
+        asked.append(Asked(system, choosing, rows, journal, identity_mark({**facts, **own_facts})))
+    return base, asked
+
+
+def _warn_of_strange_stores(asked: list[Asked], console: Console) -> None:
+    """Say it where a system that is to look at pictures sees none: its figures would pass for those of pictures."""
+    names: dict[Path, list[str]] = {}
+    for each in asked:
+        pictures = each.system.pictures
+        if pictures is not None and not any(shown.has_picture for row in each.rows for shown in row.candidates):
+            names.setdefault(pictures, []).append(each.system.name)
+    for store, blind in names.items():
+        console.warn(
+            f"The item store {store}/ holds none of the candidates, so {', '.join(blind)} saw no picture at all: "
+            "give the store of these items, or complete it with lavic embed."
+        )
 
 
 def _answer_all(
-    settings: EvaluateSettings, base: BaseModel, asked: list[Asked], facts: Mapping[str, str], console: Console
+    settings: EvaluateSettings, base: BaseModel, asked: list[Asked], console: Console
 ) -> dict[str, Answered]:
     """All systems' answers, the judged one first, the baselines without a model last."""
     device = choose_device(settings.device)
-    fingerprint_of = cache(fingerprint)
     found: dict[str, Answered] = {}
     with make_fabric(device, choose_precision(settings.precision, device)).autocast():
         for each in asked:
-            journal = _journal(settings, each, identity_mark({**facts, **_own_facts(settings, each, fingerprint_of)}))
-            if journal.replaced:
-                other = "another adapter, item store or --max_new_tokens"
-                console.warn(f"{journal.path} held answers of {other}; they are replaced.")
+            journal = Journal(each.journal, each.identity)
             with console.progress(f"Answering: {each.system.name}", len(each.rows)) as bar:
                 found[each.system.name] = _answer(settings, base, each, journal, bar)
     judged = asked[0].rows
@@ -176,23 +215,21 @@ def _baselines(settings: EvaluateSettings) -> dict[str, Callable[[Rows[AskedRow]
 
 
 def _own_facts(
-    settings: EvaluateSettings, asked: Asked, fingerprint_of: Callable[[Path], str]
+    settings: EvaluateSettings,
+    system: System,
+    choosing: Choosing,
+    rows: list[AskedRow],
+    fingerprint_of: Callable[[Path], str],
 ) -> dict[str, str | int | None]:
     """What decides a system's answers beside what all systems have in common."""
-    system, store = asked.system, asked.choosing.catalogue.store
-    shown = {item_id for row in asked.rows for item_id in row.item_ids}
+    store = choosing.catalogue.store
+    shown = {item_id for row in rows for item_id in row.item_ids}
     return {
         "candidate_type": settings.candidate_type,
         "adapter": None if system.adapter is None else fingerprint_of(system.adapter),
         "store": None if store is None else store.mark_of(shown, settings.images_per_item),
         "max_new_tokens": settings.max_new_tokens if system.greedy else None,
     }
-
-
-def _journal(settings: EvaluateSettings, asked: Asked, identity: str) -> Journal:
-    """Of one system and one list of candidates: the answers to another list stay."""
-    name = f"candidates_{settings.candidate_type}_{asked.system.name}.jsonl"
-    return Journal(settings.output_dir / ANSWERS / name, identity)
 
 
 def _answer(settings: EvaluateSettings, base: BaseModel, asked: Asked, journal: Journal, bar: Progress) -> Answered:

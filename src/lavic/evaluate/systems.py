@@ -98,23 +98,27 @@ def _read(folder: Path, settings: EvaluateSettings, *, text_only: bool, flag: st
 
 
 def tuned_otherwise(systems: list[System]) -> str:
-    """What the adapters' trainings differ in from the judged one's, in words; "" if in nothing that is known."""
-    judged = systems[0].recommender
+    """What the adapters' trainings differ in from the first one's, in words; "" if in nothing that is known."""
+    trained = [(system.name, system.recommender) for system in systems if system.recommender is not None]
     clauses = [
-        f"{system.name} with {flag} {theirs} ({systems[0].name}: {ours})"
-        for system in systems[1:]
-        if judged is not None and system.recommender is not None
-        for flag, ours, theirs in _trainings(judged, system.recommender)
+        f"{name} with {what} {theirs} ({trained[0][0]}: {ours})"
+        for name, recommender in trained[1:]
+        for what, ours, theirs in _trainings(trained[0][1], recommender)
         if ours != theirs and None not in (ours, theirs)
     ]
     return "; ".join(clauses)
 
 
-def _trainings(judged: Recommender, other: Recommender) -> Iterator[tuple[str, Any, Any]]:
+def _trainings(first: Recommender, other: Recommender) -> Iterator[tuple[str, Any, Any]]:
     """What both say of how they were trained."""
-    yield "optimizer steps", judged.steps, other.steps
-    yield "--seed", judged.seed, other.seed
-    yield "--candidate_type", judged.candidate_type, other.candidate_type
+    yield "optimizer steps", first.steps, other.steps
+    yield "samples per step", first.samples_per_step, other.samples_per_step
+    yield "training samples", first.train_samples, other.train_samples
+    yield "--lr", first.lr, other.lr
+    yield "--lora_r", first.lora_r, other.lora_r
+    yield "--lora_alpha", first.lora_alpha, other.lora_alpha
+    yield "--seed", first.seed, other.seed
+    yield "--candidate_type", first.candidate_type, other.candidate_type
 
 
 def check_adapters(base: BaseModel, marks: Mapping[str, Any], systems: list[System]) -> None:

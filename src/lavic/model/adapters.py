@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -251,9 +251,33 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> AdapterError:
+    return AdapterError(f"is damaged ({error})", where=str(path), remedy="It looks half-copied: copy it again.")
+
+
+def check_vision_adapter(folder: Path) -> None:
+    """See that a saved adapter is one of stage 1, by its tensors' names alone: no model is needed.
+
+    Raises:
+        AdapterError: the folder holds no adapter, its weights cannot be read, or none of them is of the vision side.
+    """
+    read_lora_settings(folder)
+    _open_weights(folder).close()
+    path = folder / WEIGHTS_FILE
+    try:
+        with safe_open(path, "pt") as weights:
+            parts = {canonical_key(key).partition(".")[0] for key in weights.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    if not parts & {*VISION_PARTS}:
         raise AdapterError(
-            f"is damaged ({error})", where=str(path), remedy="It looks half-copied: copy it again."
-        ) from None
+            "there is no LoRA on the vision tower in it, so it is no stage-1 adapter",
+            where=str(folder),
+            remedy="Give the vision_lora_adapter_best folder that lavic distill wrote.",
+        )
 
 
 def load_vision_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

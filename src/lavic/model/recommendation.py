@@ -80,14 +80,22 @@ class RecommendationPrompts:
         views = self.builder.views
         return [views if each.tokens is None else each.tokens for each in candidates if each.has_picture]
 
+    def longest_answer(self, candidates: Rows[Candidate]) -> str:
+        """The ID of the most tokens; that of the most characters may take fewer."""
+        # Behind the prompt without conversation and candidates: short, and it ends as the whole one does.
+        return max(
+            (candidate.item_id for candidate in candidates),
+            key=lambda item_id: len(self.sequence("", (), item_id).input_ids),
+        )
+
     def fit(self, context: str, candidates: Rows[Candidate]) -> str | None:
         """The context, shortened as far as needed for any of the candidates as the answer; None if it is no use.
 
         A few tokens are left free: in another order of the candidates the same lines may take some more.
         """
-        answers = max((candidate.item_id for candidate in candidates), key=len)
+        answer = self.longest_answer(candidates)
         room = self.max_length - len(candidates)
-        length = len(self.sequence(context, candidates, answers).input_ids)
+        length = len(self.sequence(context, candidates, answer).input_ids)
         if length <= room:
             return context
         own = len(self.builder.encode(context).ids)
@@ -96,7 +104,7 @@ class RecommendationPrompts:
             shorter = shorten(context, own, self.builder.encode) if own > 0 else ""
             if not shorter:
                 return None
-            length = len(self.sequence(shorter, candidates, answers).input_ids)
+            length = len(self.sequence(shorter, candidates, answer).input_ids)
             if length <= room:
                 return shorter
         return None

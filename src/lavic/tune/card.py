@@ -36,6 +36,8 @@ class Recommender:
         base: what its base model says of itself, as ``lavic.embed.identity.base_marks`` has it.
         steps: optimizer steps of the whole run.
         prompts: ``prompts_mark`` of the wordings it learnt. None and empty: an older file, which does not say.
+        samples_per_step, train_samples: how many an optimizer step takes, and how many there were.
+        lora_r, lora_alpha: rank and scale of its LoRA.
     """
 
     text_only: bool
@@ -49,6 +51,10 @@ class Recommender:
     steps: int | None = None
     seed: int | None = None
     prompts: str | None = None
+    samples_per_step: int | None = None
+    train_samples: int | None = None
+    lora_r: int | None = None
+    lora_alpha: int | None = None
 
 
 _RECOMMENDER = TypeAdapter(Recommender)

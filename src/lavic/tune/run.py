@@ -93,7 +93,7 @@ def _train_to_end(
             shuffle=settings.shuffle_candidates,
             eos=settings.teach_eos,
             keep_last=settings.keep_last,
-            recommender=_recommender(settings, choosing, session.total),
+            recommender=_recommender(settings, choosing, steps=session.total, train_samples=len(data.train)),
             best=run.best_so_far(ChoiceQuality),
         )
         _announce(session, data)
@@ -101,7 +101,7 @@ def _train_to_end(
     return task.best
 
 
-def _recommender(settings: TuneSettings, choosing: Choosing, steps: int) -> Recommender:
+def _recommender(settings: TuneSettings, choosing: Choosing, *, steps: int, train_samples: int) -> Recommender:
     store = choosing.catalogue.store
     return Recommender(
         text_only=store is None,
@@ -115,6 +115,10 @@ def _recommender(settings: TuneSettings, choosing: Choosing, steps: int) -> Reco
         steps=steps,
         seed=settings.seed,
         prompts=prompts_mark(choosing.prompts.builder.prompts),
+        samples_per_step=settings.batch_size * settings.gradient_accumulation,
+        train_samples=train_samples,
+        lora_r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
     )
 
 

@@ -17,9 +17,11 @@ from lavic.tune.conversations import SHORTENED, Catalogue
 
 TOO_LONG = "candidates and answer alone are longer than --max_length"
 NO_RIGHT_ITEM = "there is no right item"
+NO_CHOICE = "no other candidate is left beside the right item, so there is nothing to choose"
 _MENDS = {
     TOO_LONG: "Give a larger --max_length, or a list of fewer candidates.",
     NO_RIGHT_ITEM: "Give conversations that name right items in gt_items.",
+    NO_CHOICE: "Give lists with candidates that are not right, or --published, which trains on such samples too.",
 }
 
 
@@ -48,7 +50,7 @@ class AskedRow:
 
     Attributes:
         context: shortened where needed.
-        length: tokens of the prompt with the longest ID.
+        length: tokens of the prompt with the ID of the most tokens.
     """
 
     conversation: Conversation
@@ -71,12 +73,18 @@ def tune_samples(
     skipped: SkipLog,
     seed: int,
     repeat_right_items: bool = False,
+    without_choice: bool = False,
     max_samples: int | None = None,
 ) -> list[TuneSample]:
     """Samples in file order.
 
     A right item that is not among the candidates takes the place of one, drawn from the seed; other right items are
-    taken out of the sample's list. The conversation's own list stays as it is.
+    taken out of the sample's list. The conversation's own list stays as it is. A sample that cannot be used is listed;
+    the conversation's others stay.
+
+    Args:
+        repeat_right_items: an item that is listed as right twice makes two samples.
+        without_choice: keep a sample whose only candidate is the right one, as published; it teaches no choice.
 
     Raises:
         NothingLeftError: no sample is left.
@@ -97,15 +105,20 @@ def tune_samples(
             candidates = tuple(
                 map(catalogue.candidate, with_right_item(given, right, conversation.ground_truth, drawn))
             )
+            name = f"{place}, {right}"
+            if len(candidates) == 1 and not without_choice:
+                skipped.add(file=path, where=name, reason=NO_CHOICE)
+                left_out[NO_CHOICE] += 1
+                continue
             context = prompts.fit(conversation.context, candidates)
             if context is None:
-                skipped.add(file=path, where=place, reason=TOO_LONG)
+                skipped.add(file=path, where=name, reason=TOO_LONG)
                 left_out[TOO_LONG] += 1
-                break
+                continue
             if context != conversation.context:
                 skipped.note(SHORTENED)
             length = len(prompts.sequence(context, candidates, right).input_ids)
-            samples.append(TuneSample(f"{place}, {right}", context, candidates, right, length))
+            samples.append(TuneSample(name, context, candidates, right, length))
     if not samples:
         raise _nothing_left("no conversation can be trained on", path, left_out)
     return samples
@@ -167,8 +180,7 @@ def asked_rows(
             continue
         if context != conversation.context:
             skipped.note(SHORTENED)
-        longest = max((candidate.item_id for candidate in candidates), key=len)
-        length = len(prompts.sequence(context, candidates, longest).input_ids)
+        length = len(prompts.sequence(context, candidates, prompts.longest_answer(candidates)).input_ids)
         found.append(AskedRow(conversation, context, candidates, length))
     if not found:
         raise _nothing_left("no conversation can be answered", path, left_out)

@@ -13,7 +13,7 @@ from lavic.embed.store import ItemStore, check_store
 from lavic.errors import InputError
 from lavic.files import open_regular
 from lavic.model.accelerations import Accelerations
-from lavic.model.adapters import read_lora_settings
+from lavic.model.adapters import check_vision_adapter
 from lavic.model.load import BaseModel
 from lavic.model.recommendation import RecommendationPrompts
 from lavic.model.sequences import SequenceBuilder
@@ -71,7 +71,7 @@ def check_conversations(settings: ConversationSettings, *splits: str) -> None:
         if path is not None:
             open_regular(path).close()
     if settings.vision_adapter is not None:
-        read_lora_settings(settings.vision_adapter)
+        check_vision_adapter(settings.vision_adapter)
     if not settings.text_only:
         assert settings.item_store is not None, "the settings see to that"
         if not settings.item_store.exists() and settings.vision_adapter is None:
@@ -122,6 +122,13 @@ def embed_settings(
     )
 
 
+def data_given(settings: ConversationSettings) -> dict[str, object]:
+    """The flags of ``lavic embed`` for the same data, where they are not its defaults."""
+    names = ("item_meta_path", "val_data", "train_images_dir", "val_images_dir", "images_per_item")
+    fields = EmbedSettings.model_fields
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) != fields[name].default}
+
+
 def prepare(settings: ConversationSettings, base: BaseModel, store: ItemStore | None, skipped: SkipLog) -> Choosing:
     """Titles, visual tokens and prompts.
 
@@ -130,7 +137,8 @@ def prepare(settings: ConversationSettings, base: BaseModel, store: ItemStore | 
         ConfigError: the prompts cannot be used.
     """
     if store is not None:
-        check_store(store, base, settings.vision_adapter, where=str(settings.item_store))
+        where = str(settings.item_store)
+        check_store(store, base, settings.vision_adapter, where=where, data=data_given(settings))
     builder = SequenceBuilder(base.tokenizer, load_prompts(settings.prompts), base.family.views)
     prompts = RecommendationPrompts(builder, settings.max_length)
     catalogue = Catalogue(read_titles(settings, skipped), store, skipped, settings.images_per_item)
@@ -152,6 +160,7 @@ def collect(settings: TuneSettings, choosing: Choosing, skipped: SkipLog) -> Tun
         skipped=skipped,
         seed=settings.seed,
         repeat_right_items=settings.repeat_right_items,
+        without_choice=settings.published,
         max_samples=settings.max_samples,
     )
     return TuneData(samples, rows_of(valid, settings, choosing, skipped))
