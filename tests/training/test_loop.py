@@ -361,16 +361,24 @@ def test_patience_that_was_used_up_before_stays_used_up():
     assert task.reports == []
 
 
+@pytest.fixture
+def usual_signals() -> Generator[None, None, None]:
+    """As in a terminal: whoever runs the tests in the background may have them ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {kind: signal.signal(kind, handler) for kind, handler in usual.items()}
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
 def test_a_terminal_that_is_closed_stops_a_run_unless_that_is_to_be_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        assert signal.SIGHUP in stopping_signals()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-        assert stopping_signals() == [signal.SIGINT, signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in stopping_signals()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    assert stopping_signals() == [signal.SIGINT, signal.SIGTERM]
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_the_step_end_and_saves_without_a_record(kind: signal.Signals):
     task = ToyTask(one_by_one(5))
@@ -389,6 +397,7 @@ def test_a_signal_lets_the_step_end_and_saves_without_a_record(kind: signal.Sign
     assert signal.getsignal(kind) is before
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_ends_a_validation_behind_its_batch_and_it_is_done_on_resuming():
     task = ToyTask(one_by_one(3), strike_in_validation=2)
     state = RunState()
@@ -405,6 +414,7 @@ def test_a_signal_ends_a_validation_behind_its_batch_and_it_is_done_on_resuming(
     assert not state.validation_due
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_in_the_step_before_a_validation_does_not_wait_for_it():
     task = ToyTask(one_by_one(4))
     original = task.step_done
@@ -428,6 +438,7 @@ def test_a_signal_in_the_step_before_a_validation_does_not_wait_for_it():
     assert [report.step for report in task.reports] == [1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_second_signal_stops_at_once_and_saves_nothing():
     @dataclass(frozen=True)
     class InterruptedMicroStep(ToyMicroStep):
