@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
+from lavic.errors import ConfigError
 from lavic.model.sequences import SequenceBuilder
 from lavic.model.views import cut_views
 from lavic.prompts import DEFAULT_PROMPTS
@@ -152,3 +155,19 @@ def test_a_reader_that_a_signal_finds_while_it_starts_lives_on(dataset, monkeypa
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert [batch.indices for batch in micro_batches(dataset, [[0], [1]], workers=1)] == [(0,), (1,)]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+class Doubled(Dataset[list[int]]):
+    """Twice each index."""
+
+    def __getitem__(self, indices: list[int]) -> list[int]:
+        return [2 * index for index in indices]
+
+
+def test_a_folder_for_temporary_files_that_leaves_sockets_no_room_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    with pytest.raises(ConfigError, match=r"^TMPDIR: .* is too long a name"):
+        next(micro_batches(Doubled(), [[1]], workers=1))
+    assert next(micro_batches(Doubled(), [[1]], workers=0)) == [2]

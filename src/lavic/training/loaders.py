@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Rows
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lavic.errors import ImageError
+from lavic.errors import ConfigError, ImageError
 from lavic.images import read_image
 from lavic.model.sequences import Sequence, SequenceBuilder, TokenBatch
 from lavic.model.views import cut_views
@@ -121,6 +122,8 @@ class MicroBatches(Dataset[MicroBatch]):
         return cut_views(read_image(path), self.view_size, self.views)
 
 
+#: Of the 107 bytes of a Unix socket's name, what is left by "/pymp-12345678/listener-12345678".
+_LONGEST_TEMPORARY = 107 - 32
 _FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -129,6 +132,22 @@ def _leave_signals_to_the_run(worker: int) -> None:
     for kind in _FOR_THE_RUN:
         signal.signal(kind, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_RUN)
+
+
+def _require_short_names(workers: int) -> None:
+    """Refuse a folder for temporary files in which the readers' sockets would have no room; they would wait for ever.
+
+    Raises:
+        ConfigError: its name is too long.
+    """
+    folder = tempfile.gettempdir()
+    if workers and len(os.fsencode(folder)) > _LONGEST_TEMPORARY:
+        raise ConfigError(
+            f"{folder} is too long a name for what processes that read pictures exchange "
+            f"(more than {_LONGEST_TEMPORARY} bytes)",
+            where="TMPDIR",
+            remedy="Set TMPDIR to a folder with a shorter name, or give --num_workers 0.",
+        )
 
 
 @contextmanager
@@ -149,6 +168,7 @@ def micro_batches(dataset: Dataset[Batch], batches: list[list[int]], *, workers:
     """
     if not batches:
         return
+    _require_short_names(workers)
     # More processes than cores only get in each other's way, and torch warns of them.
     processes = min(workers, len(batches), len(os.sched_getaffinity(0)))
     loader: DataLoader[Batch] = DataLoader(
