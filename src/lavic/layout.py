@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,17 @@ SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = "train.jsonl, valid.jsonl or test.jsonl"
 
 ABSENT = "there is no such picture"
+
+
+def served_address(value: str | None) -> str | None:
+    """An address under which pictures are served, as ``--served_at`` takes it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is not None and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
+        raise ValueError(f"{value!r} is not an address; write http://127.0.0.1:8000")
+    return value
 
 
 class DataPaths(TypedDict):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from lavic.config import Settings, setting
-from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA
+from lavic.layout import TRAIN_IMAGES, TRAIN_METADATA, VALID_IMAGES, VALID_METADATA, served_address
 
 DATA, CHOICE, OUTPUT = "Data", "What is taken", "Output"
 SOURCE = Path("data")
@@ -147,9 +146,4 @@ class ConvertSettings(Settings):
     )
     overwrite: bool = setting(False, "Replace the data that --output_dir holds.", saved=False)
 
-    @field_validator("served_at")
-    @classmethod
-    def _check_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
-            raise ValueError(f"{value!r} is not an address; write http://127.0.0.1:8000")
-        return value
+    _check_address = field_validator("served_at")(served_address)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pydantic import field_validator
 
 from lavic.config import Settings, setting
+from lavic.layout import served_address
 
 
 class ToyshopSettings(Settings):
@@ -36,9 +36,4 @@ class ToyshopSettings(Settings):
     workers: int = setting(2, "Processes that draw; 0 draws in the main one.", ge=0, le=256)
     overwrite: bool = setting(False, "Replace the catalogue that --output_dir holds.", saved=False)
 
-    @field_validator("served_at")
-    @classmethod
-    def _check_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
-            raise ValueError(f"{value!r} is not an address; write http://127.0.0.1:8000")
-        return value
+    _check_address = field_validator("served_at")(served_address)

@@ -22,7 +22,7 @@ from lavic.folders import output_error, part_of, prepare_output
 from lavic.images import read_image
 from lavic.model.views import cut_views
 
-#: Goes up whenever the same picture would be cut into other pixels.
+#: Goes up whenever the same picture would be cut into other pixels, or its file be laid out otherwise.
 _VERSION = 2
 _HEADER_BYTES, _CHECKSUM_BYTES = 128, 4
 
