@@ -20,10 +20,10 @@ import json
 import multiprocessing
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -118,7 +118,7 @@ class Bench:
         self.pictures: Path = arguments.source or arguments.work / f"drawn-{JOBS[job]}"
         if not self.pictures.exists():
             draw_pictures(self.pictures, 50, JOBS[job])
-        self.work: Path = arguments.work / "runs"
+        self.work: Path = arguments.runs
         self.number = 0
         #: Latency -> the settings of img2dataset that were the fastest.
         self.best: dict[float, tuple[int, int]] = {}
@@ -140,9 +140,9 @@ class Bench:
 
     def run(self, side: str, latency_ms: float) -> float | None:
         """Pictures a second of one side, or None if it cannot run."""
-        # A folder for each run: ext4 is slow to make files while many were deleted a moment ago.
+        # A folder for each run: ext4 is slow to make files while many were deleted minutes ago.
         self.number += 1
-        self.work = self.arguments.work / "runs" / f"{self.job}-{self.number}"
+        self.work = self.arguments.runs / f"{self.job}-{self.number}"
         self.work.mkdir(parents=True)
         if side == "alone":
             return self._alone()
@@ -276,7 +276,15 @@ def main() -> int:
     rivals, reason = rival_python(arguments.environment)
     if rivals is None:
         console.warn(f"img2dataset and requests are left out: {reason}")
-    shutil.rmtree(arguments.work / "runs", ignore_errors=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.work) as runs:
+        arguments.runs = Path(runs)
+        compare(arguments, rivals, console)
+    return 0
+
+
+def compare(arguments: argparse.Namespace, rivals: Path | None, console: Console) -> None:
+    """Measure and print all of it, and write ``--json``."""
     document: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(arguments).items()}}
     for job in arguments.job:
         bench = Bench(arguments, job, rivals)
@@ -296,11 +304,9 @@ def main() -> int:
         for latency, (threads, processes) in best.items():
             console.print(f"img2dataset's best at {latency} ms: {threads} threads, {processes} processes")
         document[job] = {"pictures_per_s": rates, "rounds": rounds, "goals": goals, "processor_ms": costs, "best": best}
-    shutil.rmtree(arguments.work / "runs", ignore_errors=True)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

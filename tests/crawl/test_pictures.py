@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from PIL import Image
 
 from lavic.crawl.failures import CrawlFailure
 from lavic.crawl.picture_pool import PicturePool
-from lavic.crawl.pictures import Wanted, is_plain_jpeg, prepare
+from lavic.crawl.pictures import Wanted, look, prepare, whole_jpeg
 from lavic.errors import ImageError, OutputError
+from lavic.images import decode_image
 
 AS_IT_COMES = Wanted(None, 90, "when_needed", 10**6)
 
@@ -49,7 +51,7 @@ def test_a_turned_picture_is_stored_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     data = picture_bytes(size=(60, 40), exif=exif)
-    assert not is_plain_jpeg(data)
+    assert whole_jpeg(data, 10**6) is None
     image = opened(prepare(data, AS_IT_COMES).data)
     assert image.size == (40, 60)
     assert image.getexif().get(0x0112) is None
@@ -63,6 +65,44 @@ def test_cmyk_becomes_rgb_and_grey_stays() -> None:
     grey = io.BytesIO()
     Image.new("L", (20, 20), 90).save(grey, "JPEG")
     assert prepare(grey.getvalue(), AS_IT_COMES).data == grey.getvalue()
+
+
+def whole_by_decoding_all(data: bytes) -> bool:
+    try:
+        decode_image(data)
+    except ImageError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_unpacking_all_coefficients_judges_as_decoding_all_pixels_does(mode: str, options: dict[str, Any]) -> None:
+    stream = io.BytesIO()
+    noise = Image.effect_noise((83, 61), 90).convert(mode)  # sides that are no multiples of a block
+    noise.save(stream, "JPEG", **options)
+    whole, lot = stream.getvalue(), random.Random(0)
+    verdicts = []
+    for _ in range(150):
+        data, at = bytearray(whole), lot.randrange(2, len(whole) - 2)
+        if lot.random() < 0.5:
+            del data[at:-2]  # cut off, but with an end
+        else:
+            data[at] = lot.randrange(256)
+        verdicts.append((whole_jpeg(bytes(data), 10**6) is not None, whole_by_decoding_all(bytes(data))))
+    assert whole_jpeg(whole, 10**6) == (83, 61)
+    assert {True, False} <= {judged for judged, _ in verdicts}
+    assert [judged for judged, _ in verdicts] == [truth for _, truth in verdicts]
+
+
+def test_a_stored_picture_of_another_kind_is_looked_at_as_a_whole() -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((50, 40), 90).save(stream, "PNG")
+    data = stream.getvalue()
+    seen = look(data, AS_IT_COMES)
+    assert (seen.data, seen.width, seen.height) == (data, 50, 40)
+    with pytest.raises(ImageError):
+        look(data[: len(data) // 2], AS_IT_COMES)
 
 
 def test_half_a_jpeg_is_refused_though_pil_opens_it() -> None:

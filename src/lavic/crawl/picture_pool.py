@@ -104,12 +104,16 @@ class _Process:
         with contextlib.suppress(OSError):
             self._writer.write(frame({"job": self._jobs, **head}, data))
             await self._writer.drain()
+        # A timer of its own: wait_for and shield would make a task and two futures for each picture.
+        overdue = asyncio.get_running_loop().call_later(timeout_s, self._kill)
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), timeout_s)
-        except TimeoutError:
-            if self._popen is not None:
-                self._popen.kill()
             return await answer
+        finally:
+            overdue.cancel()
+
+    def _kill(self) -> None:
+        if self._popen is not None:
+            self._popen.kill()
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()

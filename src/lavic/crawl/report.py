@@ -96,6 +96,8 @@ class Report:
 
     def earlier(self, key: str) -> dict[str, Any] | None:
         """The row that an earlier run wrote for a picture."""
+        if not len(self._marks):
+            return None
         mark = np.uint64(mark_of(key))
         at = int(np.searchsorted(self._marks, mark))
         if at >= len(self._marks) or self._marks[at] != mark:

@@ -57,6 +57,8 @@ class Robots:
             task = self._tasks[origin] = asyncio.create_task(self._read(origin, spent))
             if len(self._tasks) > MAX_HOSTS:
                 self._forget()
+        if task.done() and not task.cancelled() and task.exception() is None:
+            return task.result()
         begun = time.monotonic()
         try:
             async with asyncio.timeout(spent.left_s):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from lavic.crawl.picture_pool import PicturePool, Stored
 from lavic.crawl.shards import Shards
 from lavic.crawl.targets import TABLE, TRAIN, VALID, Target
 from lavic.errors import InputError, OutputError
-from lavic.files import FolderLock, prepare_output, safe_join
+from lavic.files import FolderLock, prepare_output, safe_join, safe_name
 
 
 class Storage(Protocol):
@@ -62,6 +62,15 @@ def lock_folders(folders: Mapping[str, Path], stack: ExitStack) -> None:
             ) from error
 
 
+@contextmanager
+def _as_bad_name() -> Iterator[None]:
+    """What a name does wrong, as what became of the picture."""
+    try:
+        yield
+    except InputError as error:
+        raise CrawlFailure("bad_name", error.problem) from error
+
+
 class FileStorage:
     """A file per picture, under the name that the metadata gives it."""
 
@@ -74,10 +83,8 @@ class FileStorage:
         Raises:
             CrawlFailure: the name leads out of the folder.
         """
-        try:
-            return safe_join(self._folders[target.split], target.image_name)
-        except InputError as error:
-            raise CrawlFailure("bad_name", error.problem) from error
+        with _as_bad_name():
+            return self._folders[target.split] / safe_name(target.image_name)
 
     def has(self, target: Target) -> bool:
         """As ``Storage``; a file of no bytes is not there."""
@@ -89,7 +96,8 @@ class FileStorage:
         except OSError as error:
             raise CrawlFailure("bad_name", f"its file cannot be looked at ({error.strerror})") from error
         if stat.S_ISLNK(found.st_mode):
-            # safe_join has seen that it stays inside the folder.
+            with _as_bad_name():
+                safe_join(path.parent, path.name)  # it must not lead out of the folder
             return path.is_file() and path.stat().st_size > 0
         if not stat.S_ISREG(found.st_mode):
             raise CrawlFailure("bad_name", "its name is taken by a folder or a device")
