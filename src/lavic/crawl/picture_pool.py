@@ -20,6 +20,8 @@ from lavic.errors import OutputError
 
 # So many pictures are at a process: one is decoded, some wait for the disk, some wait to be decoded.
 _AHEAD = 24
+# Room for what is ahead, so that it is sent at once; the system may give less.
+_SEND_BUFFER = 4 * 2**20
 # 64 million pixels take some seconds; a decoder that needs a minute is in a loop.
 DECODE_TIMEOUT_S = 60.0
 _GOODBYE_S = 5.0
@@ -117,6 +119,7 @@ class _Process:
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         with theirs:
             command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path)]
             command += [str(theirs.fileno()), json.dumps(asdict(self._wanted))]

@@ -82,8 +82,8 @@ def whole_jpeg(data: bytes, max_pixels: int, longest_side: int | None = None) ->
     All other bytes would look different to a reader that knows less than ours, hide something behind the picture, or
     are larger than allowed: ``decode_image`` says what is wrong with them, if anything is.
 
-    To see that a JPEG is whole, each of its coefficients is unpacked, but of 64 only the first makes a pixel: the rest
-    of decoding cannot fail, and takes as long again.
+    To see that a JPEG is whole, each of its coefficients is unpacked, but only the first of 64 makes a pixel, a grey
+    one: the rest of decoding cannot fail, and takes as long again.
     """
     if not data.startswith(_START) or not data.rstrip(b"\0").endswith(_END):
         return None
@@ -93,7 +93,7 @@ def whole_jpeg(data: bytes, max_pixels: int, longest_side: int | None = None) ->
             too_large = width * height > max_pixels or (longest_side is not None and max(width, height) > longest_side)
             if too_large or image.format != "JPEG" or image.mode not in ("RGB", "L") or _is_turned(image):
                 return None
-            image.draft(None, (max(1, width // _LEAST), max(1, height // _LEAST)))
+            image.draft("L", (max(1, width // _LEAST), max(1, height // _LEAST)))
             image.load()
     except Exception:  # a border, as in decode_image, which tells the reason
         return None
