@@ -2,14 +2,17 @@
 
     python benchmarks/crawl.py [--json FILE] [--source FOLDER_OF_JPEGS]
 
-Two jobs, the same for all sides. `keep`: download pictures of 500 pixels (what shops call large), decode all of each,
-write it as it came. `shrink`: download pictures of 1,000 pixels, decode, shrink to 672, encode as JPEG, write.
+Three jobs, the same for all sides. `keep`: download pictures of 500 pixels (what shops call large), see that all of
+each can be decoded, write it as it came. `shrink`: download pictures of 1,500 pixels (what shops call high resolution),
+decode, shrink to 672, encode as JPEG, write. `shrink_little`: the same from 1,000 pixels.
 
-One at a time and 64 threads are `requests` and PIL. img2dataset gets an environment of its own; the first round tries
-it with 16, 64 and 256 threads in 1 and 2 processes, and the fastest of these stays for the other rounds. `alone` is the
-decoding (and encoding) from memory, in a process per core, without network or disk: no crawl can be faster on the
-same cores. Starting Python is nobody's time. Processor time a picture (at 0 ms, the server's included) is what a run
-costs beyond one a fifth as long: on a machine that does other things too it is steadier than the clock.
+One at a time and 64 threads are `requests` and PIL; lavic has 256 downloads at a time (its default is a polite 64).
+img2dataset gets an environment of its own; the first round tries it with 16, 64 and 256 threads in 1 and 2 processes,
+and the fastest of these stays for the other rounds. `alone` is what lavic does with the bytes (decoding, encoding),
+from memory, in a process per core, without network or disk: no faster crawl on the same cores does the same. Starting
+Python is nobody's time. Processor time a picture (at 0 ms, the server's included) is what a run costs beyond one a
+fifth as long: on a machine that does other things too it is steadier than the clock. ext4 makes files more slowly for
+minutes after many were deleted; a run deletes its own at its end.
 """
 
 from __future__ import annotations
@@ -52,7 +55,10 @@ RIVAL_PACKAGES = ("img2dataset", "requests", "pillow")
 RIVAL_SETTINGS = tuple(itertools.product((16, 64, 256), (1, 2)))
 USUAL = (64, 2)
 #: Job -> side of the drawn pictures in pixels.
-JOBS = {"keep": 500, "shrink": 1000}
+JOBS = {"keep": 500, "shrink": 1500, "shrink_little": 1000}
+#: So many that starting and ending are little of it.
+COUNTS = {"keep": 3000, "shrink": 1000, "shrink_little": 1000}
+THREADS = 64
 #: One at a time fetches only some: at 200 ms each takes as long as the others' hundreds.
 ONE_SECONDS, ONE_MINIMUM = 4.0, 12
 
@@ -114,7 +120,8 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, job: str, rivals: Path | None) -> None:
         self.arguments, self.rivals = arguments, rivals
-        self.job, self.shrinks = job, job == "shrink"
+        self.job, self.shrinks = job, job != "keep"
+        self.count: int = arguments.count or COUNTS[job]
         self.pictures: Path = arguments.source or arguments.work / f"drawn-{JOBS[job]}"
         if not self.pictures.exists():
             draw_pictures(self.pictures, 50, JOBS[job])
@@ -147,7 +154,7 @@ class Bench:
         if side == "alone":
             return self._alone()
         with server(self.pictures, latency_ms, self.arguments.error_rate) as port:
-            count = self.arguments.count
+            count = self.count
             if side == "one":
                 count = max(ONE_MINIMUM, min(count, int(ONE_SECONDS / (latency_ms / 1000 + 0.02))))
             urls = [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(count)]
@@ -174,7 +181,7 @@ class Bench:
         path = self.work / "urls.txt"
         path.write_text("\n".join(urls) + "\n")
         job = {"urls": str(path), "folder": str(self.work / "images"), "quality": QUALITY, "shrinks": self.shrinks}
-        threads, processes = self.best.get(latency_ms, USUAL) if side == "img2dataset" else (arguments.workers, 1)
+        threads, processes = self.best.get(latency_ms, USUAL) if side == "img2dataset" else (THREADS, 1)
         job |= {"longest_side": arguments.longest_side, "threads": threads, "processes": processes}
         command = [str(self.rivals), str(HERE / "crawl_rivals.py"), side, json.dumps(job)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=rival_environment())
@@ -186,7 +193,7 @@ class Bench:
 
     def _alone(self) -> float:
         processes = self.arguments.processes
-        share = -(-self.arguments.count // processes)
+        share = -(-self.count // processes)
         wanted = Wanted(None, QUALITY, "when_needed", 10**9)
         if self.shrinks:
             wanted = Wanted(self.arguments.longest_side, QUALITY, "always", 10**9)
@@ -227,11 +234,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--job", choices=JOBS, nargs="+", default=list(JOBS))
     parser.add_argument("--source", type=Path, help="folder of JPEGs to serve instead of drawn ones")
     parser.add_argument("--longest_side", type=int, default=672, help="what `shrink` shrinks to")
-    parser.add_argument("--count", type=int, default=600, help="pictures per side and round")
+    parser.add_argument("--count", type=int, help=f"pictures per side and round; unset: {COUNTS}")
     parser.add_argument("--rounds", type=int, default=3, help="the sides take turns; medians are printed")
     parser.add_argument("--latency", type=int, nargs="+", default=[0, 50, 200], help="milliseconds")
     parser.add_argument("--error_rate", type=float, default=0.0, help="share of first tries answered with 503")
-    parser.add_argument("--workers", type=int, default=64, help="downloads at a time, of the threads and of lavic")
+    parser.add_argument("--workers", type=int, default=256, help="lavic's downloads at a time")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="of alone")
     parser.add_argument("--work", type=Path, default=Path("build/crawl-bench"))
     parser.add_argument("--environment", type=Path, default=Path("build/img2dataset-venv"))
@@ -240,10 +247,10 @@ def parse() -> argparse.Namespace:
 
 def processor_ms(bench: Bench, side: str) -> float | None:
     """Processor time a picture of a side and all its processes, without what starting costs."""
-    whole = bench.arguments.count
+    whole = bench.count
     used = []
     for count in (whole // 5, whole):
-        bench.arguments.count = count
+        bench.count = count
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         if bench.run(side, 0) is None:
             return None
@@ -292,7 +299,7 @@ def compare(arguments: argparse.Namespace, rivals: Path | None, console: Console
         goals = verdicts(rates)
         sizes = [path.stat().st_size for path in bench.pictures.glob("*.jpg")]
         console.print(
-            f"\n{job}: pictures of {statistics.mean(sizes) / 1000:.0f} KB, {arguments.workers} downloads at a time, "
+            f"\n{job}: pictures of {JOBS[job]} pixels and {statistics.mean(sizes) / 1000:.0f} KB, "
             f"{len(os.sched_getaffinity(0))} cores; pictures/s, median of {arguments.rounds}"
         )
         table = [[SIDES[side], *(row[side] and f"{row[side]:.1f}" for row in rates.values())] for side in SIDES]

@@ -384,3 +384,29 @@ def test_threads_leave_the_warning_filters_as_they_were() -> None:
         thread.join()
     assert problems == []
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("side", [400, 201, 150, 31])
+def test_a_picture_is_shrunk_to_a_longest_side_as_a_whole(kind: str, side: int) -> None:
+    x, y = np.meshgrid(np.arange(501), np.arange(333))
+    waves = np.stack([127 + 90 * np.sin(x / 40), 127 + 90 * np.sin(y / 30), x / 501 * 255], -1).astype(np.uint8)
+    image = Image.fromarray(waves)
+    data = saved(image, kind)
+    shrunk = decode_image(data, longest_side=side)
+    assert shrunk.size == (side, round(333 * side / 501))
+    expected = image.resize(shrunk.size, Image.Resampling.LANCZOS)
+    difference = np.abs(np.asarray(shrunk, dtype=int) - np.asarray(expected, dtype=int))
+    assert difference.mean() < 2.5
+
+
+def test_a_turned_picture_is_shrunk_in_its_upright_proportion() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (500, 301), "red").save(stream, "JPEG", exif=exif)
+    assert decode_image(stream.getvalue(), longest_side=100).size == (60, 100)
+
+
+def test_a_smaller_picture_is_not_made_larger() -> None:
+    assert decode_image(saved(Image.new("RGB", (50, 30)), "JPEG"), longest_side=100).size == (50, 30)

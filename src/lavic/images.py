@@ -91,8 +91,15 @@ def picture_bytes(path: Path, *, max_bytes: int = IMAGE_LIMITS.max_bytes) -> byt
     return data
 
 
-def decode_image(data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels) -> Image.Image:
+def decode_image(
+    data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels, longest_side: int | None = None
+) -> Image.Image:
     """Fully decode a picture's bytes, as ``read_image`` does a file's.
+
+    Args:
+        longest_side: shrink a picture with a longer side to it. Of a JPEG that is at least twice as large all data are
+            read, but no more pixels are made than a half, quarter or eighth of its sides has: two to three times as
+            fast for 1500 pixels to 672.
 
     Raises:
         ImageError: ``problem`` is a short reason.
@@ -101,11 +108,21 @@ def decode_image(data: bytes, *, max_pixels: int = IMAGE_LIMITS.max_pixels) -> I
         raise ImageError("the file is empty")
     try:
         with opened_image(io.BytesIO(data)) as image:
-            width, height = image.size
+            width, height = whole = image.size
             if width * height > max_pixels:
                 raise ImageError(_too_many_pixels(max_pixels))
+            size = whole if longest_side is None else _within(whole, longest_side)
+            if size != whole:
+                image.draft(None, size)  # other kinds than JPEG know no such thing, and do nothing
             image.load()
-            return _to_rgb(_upright(_true_inks(image)))
+            upright = _upright(_true_inks(image))
+            if upright.size != image.size:
+                size = size[::-1]
+            # About as sharp as bicubic when shrinking, at the cost of bilinear; behind a halving there is little left
+            # to shrink, and bicubic keeps what the halving left.
+            way = Image.Resampling.HAMMING if image.size == whole else Image.Resampling.BICUBIC
+            rgb = _to_rgb(upright)
+            return rgb if rgb.size == size else rgb.resize(size, way, reducing_gap=3.0)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -145,6 +162,12 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     if not (width and height):
         return None
     return (height, width) if turned else (width, height)
+
+
+def _within(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Width and height that fit, in the same proportion."""
+    scale = min(1.0, longest_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _too_many_pixels(max_pixels: int) -> str:

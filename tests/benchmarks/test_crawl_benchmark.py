@@ -27,7 +27,9 @@ def crawl() -> ModuleType:
 @pytest.fixture
 def bench(crawl: ModuleType, tmp_path: Path) -> object:
     (tmp_path / "drawn").mkdir()
-    return crawl.Bench(argparse.Namespace(source=tmp_path / "drawn", work=tmp_path), "keep", None)
+    return crawl.Bench(
+        argparse.Namespace(source=tmp_path / "drawn", work=tmp_path, runs=tmp_path, count=None), "keep", None
+    )
 
 
 def test_img2dataset_runs_with_the_fastest_of_all_settings(

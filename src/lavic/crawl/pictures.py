@@ -50,13 +50,7 @@ def prepare(data: bytes, wanted: Wanted) -> Prepared:
     """
     if wanted.reencode == "when_needed" and (size := whole_jpeg(data, wanted.max_pixels, wanted.longest_side)):
         return Prepared(data, *size, as_it_came=True)
-    image = decode_image(data, max_pixels=wanted.max_pixels)
-    longest = max(image.size)
-    if wanted.longest_side is not None and longest > wanted.longest_side:
-        scale = wanted.longest_side / longest
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        # About as sharp as bicubic when shrinking, at the cost of bilinear (7 ms instead of 9 for 1000 pixels to 672).
-        image = image.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0)
+    image = decode_image(data, max_pixels=wanted.max_pixels, longest_side=wanted.longest_side)
     stream = io.BytesIO()
     try:
         image.save(stream, "JPEG", quality=wanted.quality)
