@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -224,6 +225,43 @@ def test_the_same_classifier_would_find_a_title_that_tells(planned: dict[str, li
     told = {item_id: grammar.short_description(item.look, rng) for item_id, item in ITEMS.items()}
     low, _ = interval(text_accuracy(planned, lambda item: told[item.item_id]), len(planned["test"]))
     assert low > 0.3
+
+
+def sets_of(rows: list[PlannedConversation]) -> list[list[PlannedConversation]]:
+    """Rows one after another that have the same candidates."""
+    by_candidates = groupby(rows, key=lambda row: frozenset(row.conversation.candidates["st"]))
+    return [list(group) for _, group in by_candidates]
+
+
+def test_of_the_same_candidates_each_is_asked_for_once_in_the_rows_that_judge(
+    planned: dict[str, list[PlannedConversation]],
+) -> None:
+    sets = sets_of(planned["test"])
+    for rows in sets:
+        assert len({right_of(row) for row in rows}) == len(rows)
+        assert len({row.conversation.candidates["st"] for row in rows}) == len(rows)  # in another order each time
+    # Where colour and pattern are all that is asked for, some candidates would be told by one of them alone.
+    assert sum(len(rows) == 10 for rows in sets) > 0.25 * len(sets)
+    assert sum(len(rows) > 5 for rows in sets) > 0.8 * len(sets)
+    assert len(sets_of(planned["train"])) == len(planned["train"])  # more of different ones teach more
+
+
+def test_who_likes_some_ids_more_than_others_is_right_as_often_as_chance(
+    planned: dict[str, list[PlannedConversation]],
+) -> None:
+    for liking in range(40):
+        hits = sum(
+            max(row.conversation.candidates["st"], key=lambda item_id: zlib.crc32(f"{liking} {item_id}".encode()))
+            == right_of(row)
+            for row in planned["test"]
+        )
+        assert 0.085 < hits / len(planned["test"]) < 0.115
+
+
+def test_rows_do_not_hang_on_how_many_there_are() -> None:
+    for split, items in (("train", TRAIN), ("test", VALID)):
+        few, many = (list(plan_conversations(items, rows, 0, split)) for rows in (17, 40))
+        assert few == many[:17]
 
 
 def test_the_right_item_is_not_the_one_that_is_most_like_the_others(

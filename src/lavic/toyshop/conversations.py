@@ -2,6 +2,10 @@
 
 Titles and IDs say nothing. The ten candidates are of one kind, each could be asked for, and the one that is asked for
 is drawn by lot: without the conversation no candidate is likelier than another, without the pictures neither.
+
+Of the rows that judge, those of validation and test, several in a row have the same candidates: each that may be right
+is asked for once. A model that sees no pictures has its likings all the same, for IDs that look like some it was taught,
+and a few hundred products would be too few for that to even out by lot.
 """
 
 from __future__ import annotations
@@ -148,11 +152,37 @@ def plan_conversations(
     if not offer:
         problem = f"among {len(items):,} items no kind has {candidates} look-alikes"
         raise ConfigError(problem, where="--conversations", remedy="Draw more items.")
+    sets, left = 0, list[ToyItem]()
     for row in range(rows):
-        yield _planned(offer, random.Random(f"toyshop/{seed}/conversations/{split}/{row}"), candidates)
+        rng = random.Random(f"toyshop/{seed}/conversations/{split}/{row}")
+        if split == "train":
+            offered = _offered(offer, rng, candidates)
+            right = rng.choice(offered.may_be_right)
+        else:
+            if not left:
+                set_rng = random.Random(f"toyshop/{seed}/conversations/{split}/candidates/{sets}")
+                offered = _offered(offer, set_rng, candidates)
+                left = _shuffled(set_rng, offered.may_be_right)
+                sets += 1
+            right = left.pop()
+        yield _planned(offered, right, rng)
 
 
-def _planned(offer: dict[bool, list[Shelf]], rng: random.Random, count: int) -> PlannedConversation:
+@dataclass(frozen=True)
+class _Offered:
+    """The candidates of a conversation, or of several.
+
+    Attributes:
+        may_be_right: those that can be asked for so that no other fits.
+    """
+
+    shelf: Shelf
+    with_detail: bool
+    drawn: list[ToyItem]
+    may_be_right: list[ToyItem]
+
+
+def _offered(offer: dict[bool, list[Shelf]], rng: random.Random, count: int) -> _Offered:
     with_detail = rng.random() < WITH_DETAIL
     if with_detail not in offer:
         with_detail = not with_detail
@@ -162,12 +192,16 @@ def _planned(offer: dict[bool, list[Shelf]], rng: random.Random, count: int) -> 
     drawn = shelf.draw(rng, count, with_detail=with_detail)
     possible = unmistakable(drawn, with_detail=with_detail)
     befriended = {item.item_id for item in in_company(drawn)}
-    right = rng.choice([item for item in possible if item.item_id in befriended] or possible)
+    return _Offered(shelf, with_detail, drawn, [item for item in possible if item.item_id in befriended] or possible)
+
+
+def _planned(offered: _Offered, right: ToyItem, rng: random.Random) -> PlannedConversation:
+    drawn, with_detail = offered.drawn, offered.with_detail
     trap = _trap(rng, drawn, right) if rng.random() < CHANGED else None
     wish = wish_for(right.look, with_detail=with_detail)
     first_wish = wish_for(trap.look, with_detail=with_detail) if trap else None
     in_turns = rng.random() < IN_TURNS
-    others = _other_list(rng, shelf, [right, trap] if trap else [right], count, with_detail)
+    others = _other_list(rng, offered, [right, trap] if trap else [right])
     conversation = Conversation(
         context=conversation_about(wish, first_wish, rng, in_turns=in_turns),
         gt_items=(right.item_id,),
@@ -183,10 +217,9 @@ def _trap(rng: random.Random, drawn: Sequence[ToyItem], right: ToyItem) -> ToyIt
     return None if before is None else drawn[before]
 
 
-def _other_list(
-    rng: random.Random, shelf: Shelf, include: Sequence[ToyItem], count: int, with_detail: bool
-) -> list[ToyItem]:
+def _other_list(rng: random.Random, offered: _Offered, include: Sequence[ToyItem]) -> list[ToyItem]:
     """Look-alikes of the right item, the first of ``include``; mostly it is among them."""
+    shelf, with_detail, count = offered.shelf, offered.with_detail, len(offered.drawn)
     if rng.random() >= GPT_LARGE_CEILING:
         drawn = shelf.draw(rng, count + 1, with_detail=with_detail, include=include)
         if len(drawn) > count:
@@ -195,4 +228,8 @@ def _other_list(
 
 
 def _shuffled_ids(rng: random.Random, items: Sequence[ToyItem]) -> tuple[str, ...]:
-    return tuple(item.item_id for item in rng.sample(items, len(items)))
+    return tuple(item.item_id for item in _shuffled(rng, items))
+
+
+def _shuffled(rng: random.Random, items: Sequence[ToyItem]) -> list[ToyItem]:
+    return rng.sample(items, len(items))
