@@ -4,8 +4,8 @@ Titles and IDs say nothing. The ten candidates are of one kind, each could be as
 is drawn by lot: without the conversation no candidate is likelier than another, without the pictures neither.
 
 Of the rows that judge, those of validation and test, several in a row have the same candidates: each that may be right
-is asked for once. A model that sees no pictures has its likings all the same, for IDs that look like some it was taught,
-and a few hundred products would be too few for that to even out by lot.
+is asked for once. A model that sees no pictures has its likings all the same, for IDs that look like some that it was
+taught, and a few hundred products would be too few for that to even out by lot.
 """
 
 from __future__ import annotations
