@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import json
 import math
 import resource
@@ -125,7 +128,7 @@ class Alone:
     """A side that runs by itself.
 
     Attributes:
-        peak_memory_bytes: most memory at any time: of the process on a CPU, of torch's allocator on a GPU.
+        peak_memory_bytes: most since the model was loaded: of the process on a CPU, of torch's allocator on a GPU.
         before_bytes: the same kind of memory with the model loaded and before the first step.
         first_step_s: from the loaded model to the end of the first step: prefix, readers, first pictures.
         libraries_bytes: of the process before there was a model: Python and its libraries; on a GPU nothing.
@@ -156,6 +159,8 @@ def measure_alone(bench: Timed, side: Side, *, steps: int, libraries: int = 0) -
     cuda = bench.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+    else:
+        forget_the_past()
     before = torch.cuda.memory_allocated() if cuda else resident_bytes("VmRSS")
     started = time.perf_counter()
     bench.arrange(side)
@@ -182,6 +187,18 @@ def alone_in_subprocess(script: Path, flags: Rows[str], side: str) -> Alone:
 def print_alone(alone: Alone) -> None:
     """What the parent process reads."""
     print(json.dumps(asdict(alone)))
+
+
+def forget_the_past() -> None:
+    """Give what making the model left unused back to the system, and count the most memory from now on (Linux)."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+    counter = Path("/proc/self/clear_refs")
+    if counter.exists():
+        with contextlib.suppress(OSError):  # some containers forbid it: then the most is that of making, if it is more
+            counter.write_text("5")
 
 
 def resident_bytes(field: str) -> int:

@@ -30,6 +30,7 @@ class World:
 
     Attributes:
         child: further flags of a process that measures one side alone.
+        switches: those of them that are on or off, which the bench takes too.
         make: the script's own kind of ``ChoosingBench``.
     """
 
@@ -40,6 +41,7 @@ class World:
     folder: Path
     shop: Shop
     child: tuple[str, ...]
+    switches: tuple[str, ...]
     make: Callable[..., Any]
 
     def bench(self, shape: Shape, precision: str, **more: Any) -> Any:
@@ -52,6 +54,7 @@ class World:
             precision=precision,
             device=self.device,
             seed=self.flags.seed,
+            **{name: getattr(self.flags, name) for name in self.switches},
             **more,
         )
 
@@ -59,6 +62,7 @@ class World:
         """Each side in a process of its own."""
         flags = self.flags
         words = [word for name in self.child for word in (f"--{name}", str(getattr(flags, name)))]
+        words += [f"--{name}" for name in self.switches if getattr(flags, name)]
         words += ["--device", self.device.type, "--precision", self.precision, "--shop_dir", str(self.folder)]
         return {name: alone_in_subprocess(self.script, words, name) for name in PAIR}
 
@@ -128,6 +132,7 @@ def _document(
         "precision": world.precision,
         "threads": flags.threads,
         "batch_size": flags.batch_size,
+        **{name: getattr(flags, name) for name in world.switches},
         "conversations": len(world.shop.conversations),
         "rounds": flags.rounds,
         "seed": flags.seed,

@@ -37,6 +37,7 @@ class Script:
         comparing: said before ``agreement`` is asked.
         agreement: how far the sides are apart in what they compute; raises a TrainingError where that is too far.
         speed_goal: how many times as fast lavic is to be on a GPU.
+        switches: names and help of further flags, which the bench takes by these names.
     """
 
     file: Path
@@ -49,6 +50,7 @@ class Script:
     comparing: str
     agreement: Callable[[World], dict[str, float]]
     speed_goal: float
+    switches: tuple[tuple[str, str], ...] = ()
 
 
 def run_script(script: Script, words: list[str] | None) -> int:
@@ -89,6 +91,8 @@ def parse(script: Script, words: list[str] | None) -> argparse.Namespace:
     amount, usual, told = script.amount
     add(f"--{amount}", type=int, default=usual, help=told)
     add("--batch_size", "--batch-size", type=int, default=script.batch_size[0], help=script.batch_size[1])
+    for name, told in script.switches:
+        add(f"--{name}", action="store_true", help=told)
     flags = parser.parse_args(words)
     for name in ("rounds", "threads", amount, "batch_size"):
         if getattr(flags, name) < 1:
@@ -136,5 +140,6 @@ def _make_world(script: Script, flags: argparse.Namespace, folder: Path) -> Worl
         folder=folder,
         shop=make_shop(folder, script.conversations(flags), flags.seed),
         child=("shape", "threads", "seed", script.amount[0], "batch_size"),
+        switches=tuple(name for name, _ in script.switches),
         make=script.bench,
     )

@@ -42,10 +42,11 @@ class TuneBench(ChoosingBench):
 
     Args:
         batch_size: conversations of a step.
+        activation_checkpointing: on lavic's side.
     """
 
-    def __init__(self, *arguments: Any, batch_size: int, **more: Any) -> None:
-        settings = TuneSettings()
+    def __init__(self, *arguments: Any, batch_size: int, activation_checkpointing: bool = False, **more: Any) -> None:
+        settings = TuneSettings(activation_checkpointing=activation_checkpointing)
         super().__init__(*arguments, accelerations=make_accelerations(settings), **more)
         self.clip = settings.gradient_clip
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -167,6 +168,7 @@ def main(words: list[str] | None = None) -> int:
         comparing="Comparing loss and gradients of both sides ...",
         agreement=agreement,
         speed_goal=SPEED_GOAL,
+        switches=(("activation_checkpointing", "on lavic's side: less memory, more arithmetic"),),
     )
     return run_script(script, words)
 

@@ -16,6 +16,7 @@ from published import PublishedRecommendation
 MAINS: dict[str, Callable[[list[str] | None], int]] = {"tune": tune.main, "evaluate": evaluate.main}
 SMALLEST = {"tune": ["--steps", "1", "--batch_size", "2"], "evaluate": ["--conversations", "2", "--batch_size", "2"]}
 AGREEMENT = {"tune": {"loss_difference", "gradient_difference"}, "evaluate": {"score_difference"}}
+SWITCHES: dict[str, set[str]] = {"tune": {"activation_checkpointing"}, "evaluate": set()}
 # A GPU has a goal for the speed too, which a processor is not asked for.
 GOALS = {"share of the arithmetic's bound, at least 0.9", "peak memory of the published side's, at most 0.5"}
 PLAIN = {
@@ -47,7 +48,7 @@ def test_a_short_run_writes_every_figure(script: str, tmp_path: Path, capsys: py
     path = tmp_path / "new" / "bench.json"
     assert MAINS[script]([*words_for(script), "--json", str(path)]) == 0
     result: dict[str, Any] = json.loads(path.read_text())
-    assert result.keys() == PLAIN | PAIRS
+    assert result.keys() == PLAIN | PAIRS | SWITCHES[script]
     assert result["conversations"] == 2
     for key in PAIRS:
         assert result[key].keys() == {"lavic", "published"}, key
@@ -67,6 +68,18 @@ def test_a_short_run_writes_every_figure(script: str, tmp_path: Path, capsys: py
     shown = capsys.readouterr().out
     assert "Both sides compute the same" in shown
     assert "% of what that allows is reached" in shown
+
+
+def test_lavic_can_compute_activations_anew(tmp_path: Path) -> None:
+    found = []
+    for number, words in enumerate(([], ["--activation_checkpointing"])):
+        path = tmp_path / f"{number}.json"
+        assert tune.main([*words_for("tune"), *words, "--json", str(path)]) == 0
+        found.append(json.loads(path.read_text()))
+    assert [each["activation_checkpointing"] for each in found] == [False, True]
+    plain, anew = (each["flops_per_conversation"] for each in found)
+    assert anew["published"] == plain["published"]
+    assert anew["lavic"] > 1.1 * plain["lavic"]
 
 
 BREAKS = {
