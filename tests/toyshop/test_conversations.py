@@ -233,13 +233,13 @@ def sets_of(rows: list[PlannedConversation]) -> list[list[PlannedConversation]]:
     return [list(group) for _, group in by_candidates]
 
 
-def test_of_the_same_candidates_each_is_asked_for_once_in_the_rows_that_judge(
+def test_of_the_same_candidates_each_is_asked_for_once_and_elsewhere_in_the_rows_that_judge(
     planned: dict[str, list[PlannedConversation]],
 ) -> None:
     sets = sets_of(planned["test"])
     for rows in sets:
         assert len({right_of(row) for row in rows}) == len(rows)
-        assert len({row.conversation.candidates["st"] for row in rows}) == len(rows)  # in another order each time
+        assert len({row.conversation.candidates["st"].index(right_of(row)) for row in rows}) == len(rows)
     # Where colour and pattern are all that is asked for, some candidates would be told by one of them alone.
     assert sum(len(rows) == 10 for rows in sets) > 0.25 * len(sets)
     assert sum(len(rows) > 5 for rows in sets) > 0.8 * len(sets)
@@ -255,6 +255,14 @@ def test_who_likes_some_ids_more_than_others_is_right_as_often_as_chance(
             == right_of(row)
             for row in planned["test"]
         )
+        assert 0.085 < hits / len(planned["test"]) < 0.115
+
+
+def test_who_likes_some_places_more_than_others_is_right_as_often_as_chance(
+    planned: dict[str, list[PlannedConversation]],
+) -> None:
+    for place in range(10):
+        hits = sum(row.conversation.candidates["st"][place] == right_of(row) for row in planned["test"])
         assert 0.085 < hits / len(planned["test"]) < 0.115
 
 

@@ -4,8 +4,8 @@ Titles and IDs say nothing. The ten candidates are of one kind, each could be as
 is drawn by lot: without the conversation no candidate is likelier than another, without the pictures neither.
 
 Of the rows that judge, those of validation and test, several in a row have the same candidates: each that may be right
-is asked for once. A model that sees no pictures has its likings all the same, for IDs that look like some that it was
-taught, and a few hundred products would be too few for that to even out by lot.
+is asked for once, each time at another place of the list. A model that sees no pictures has its likings all the same,
+for places and for IDs that look like some that it was taught; what they hit evens out so, instead of by lot.
 """
 
 from __future__ import annotations
@@ -152,20 +152,21 @@ def plan_conversations(
     if not offer:
         problem = f"among {len(items):,} items no kind has {candidates} look-alikes"
         raise ConfigError(problem, where="--conversations", remedy="Draw more items.")
-    sets, left = 0, list[ToyItem]()
+    sets, left = 0, list[tuple[ToyItem, int]]()
     for row in range(rows):
         rng = random.Random(f"toyshop/{seed}/conversations/{split}/{row}")
         if split == "train":
             offered = _offered(offer, rng, candidates)
-            right = rng.choice(offered.may_be_right)
-        else:
-            if not left:
-                set_rng = random.Random(f"toyshop/{seed}/conversations/{split}/candidates/{sets}")
-                offered = _offered(offer, set_rng, candidates)
-                left = _shuffled(set_rng, offered.may_be_right)
-                sets += 1
-            right = left.pop()
-        yield _planned(offered, right, rng)
+            yield _planned(offered, rng.choice(offered.may_be_right), rng)
+            continue
+        if not left:
+            set_rng = random.Random(f"toyshop/{seed}/conversations/{split}/candidates/{sets}")
+            offered = _offered(offer, set_rng, candidates)
+            places = set_rng.sample(range(candidates), len(offered.may_be_right))
+            left = list(zip(_shuffled(set_rng, offered.may_be_right), places, strict=True))
+            sets += 1
+        right, place = left.pop()
+        yield _planned(offered, right, rng, place)
 
 
 @dataclass(frozen=True)
@@ -195,17 +196,23 @@ def _offered(offer: dict[bool, list[Shelf]], rng: random.Random, count: int) -> 
     return _Offered(shelf, with_detail, drawn, [item for item in possible if item.item_id in befriended] or possible)
 
 
-def _planned(offered: _Offered, right: ToyItem, rng: random.Random) -> PlannedConversation:
+def _planned(offered: _Offered, right: ToyItem, rng: random.Random, place: int | None = None) -> PlannedConversation:
+    """A conversation; without a ``place`` the right item's is drawn by lot."""
     drawn, with_detail = offered.drawn, offered.with_detail
     trap = _trap(rng, drawn, right) if rng.random() < CHANGED else None
     wish = wish_for(right.look, with_detail=with_detail)
     first_wish = wish_for(trap.look, with_detail=with_detail) if trap else None
     in_turns = rng.random() < IN_TURNS
     others = _other_list(rng, offered, [right, trap] if trap else [right])
+    context = conversation_about(wish, first_wish, rng, in_turns=in_turns)
+    order = _shuffled(rng, drawn)
+    if place is not None:
+        order.remove(right)
+        order.insert(place, right)
     conversation = Conversation(
-        context=conversation_about(wish, first_wish, rng, in_turns=in_turns),
+        context=context,
         gt_items=(right.item_id,),
-        candidates={"st": _shuffled_ids(rng, drawn), "gpt_large": _shuffled_ids(rng, others)},
+        candidates={"st": _ids(order), "gpt_large": _ids(_shuffled(rng, others))},
         answer=requests.answered(LINK + right.item_id, rng),
     )
     return PlannedConversation(conversation, wish, first_wish, in_turns)
@@ -227,8 +234,8 @@ def _other_list(rng: random.Random, offered: _Offered, include: Sequence[ToyItem
     return shelf.draw(rng, count, with_detail=with_detail, include=include)
 
 
-def _shuffled_ids(rng: random.Random, items: Sequence[ToyItem]) -> tuple[str, ...]:
-    return tuple(item.item_id for item in _shuffled(rng, items))
+def _ids(items: Sequence[ToyItem]) -> tuple[str, ...]:
+    return tuple(item.item_id for item in items)
 
 
 def _shuffled(rng: random.Random, items: Sequence[ToyItem]) -> list[ToyItem]:
