@@ -304,7 +304,8 @@ def test_odd_rows_are_answered_or_listed(world: Path, tmp_path: Path, capsys: py
     rows[0]["gt_items"] = []
     rows[1]["gt_items"] = ["B0NOWHERE00"]
     rows[2]["candidates_st"] = rows[2]["candidates_st"] * 2
-    rows[3]["candidates_st"] = ["B0NOWHERE01", *rows[3]["candidates_st"][1:]]
+    wrong = [item_id for item_id in rows[3]["candidates_st"] if item_id not in rows[3]["gt_items"]]
+    rows[3]["candidates_st"] = ["B0NOWHERE01", *wrong[1:], *rows[3]["gt_items"]]
     rows[4]["context"] = ""
     rows[5]["context"] = "A mug, please. " * 1400
     rows[6]["candidates_st"] = []
