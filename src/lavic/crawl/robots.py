@@ -52,13 +52,15 @@ class Robots:
             Waiting: the host is dead for now.
         """
         task = self._tasks.get(origin)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        if task is not None and task.done():
+            if not task.cancelled() and task.exception() is None:
+                return task.result()
+            task = None
+        if task is None:
             # One request for all who wait; a failure is not kept, as the host may come back.
             task = self._tasks[origin] = asyncio.create_task(self._read(origin, spent))
             if len(self._tasks) > MAX_HOSTS:
                 self._forget()
-        if task.done() and not task.cancelled() and task.exception() is None:
-            return task.result()
         begun = time.monotonic()
         try:
             async with asyncio.timeout(spent.left_s):
